@@ -1,0 +1,42 @@
+# `make help` lists what there is. Everything runs in .venv, which the first target that needs it creates.
+
+PYTHON ?= python3
+RUN := .venv/bin/python
+
+.DEFAULT_GOAL := help
+# The checks of `test` run in their order, the cheap ones first, under -j too.
+.NOTPARALLEL:
+.PHONY: help demo test lint types docs unit unit-patched venv clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
+	@echo "PYTHON=python3.12 make ... chooses the interpreter, make unit ARGS='-k name' passes arguments to pytest."
+
+demo: venv ## run a small service and talk to it
+	@$(RUN) examples/demo.py
+
+test: lint types docs unit unit-patched ## everything that CI runs
+
+lint: venv ## ruff: mistakes and formatting
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+types: venv ## mypy --strict on the package
+	@$(RUN) -m mypy
+
+docs: venv ## build the documentation into docs/_build/html; a warning is an error
+	@$(RUN) -m sphinx -EW --keep-going -q -b html docs docs/_build/html
+
+unit: venv ## the tests, and the samples of README and docs
+	@$(RUN) -m pytest $(ARGS)
+
+unit-patched: venv ## the same tests after gevent.monkey.patch_all()
+	@$(RUN) tests/run_patched.py $(ARGS)
+
+venv: # .venv with requirements.txt and this checkout, made or mended when it needs to be
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: dploylib needs Python 3.10 or newer" >&2; exit 1; }
+	@$(PYTHON) .ci/prepare_venv.py
+
+clean: ## remove .venv and everything that was built
+	rm -rf .venv build dist *.egg-info docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

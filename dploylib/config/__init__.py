@@ -1,0 +1,28 @@
+"""Configuration: a file, text or dict in, typed and checked `Settings` out.
+
+    settings = YAMLConfigMapper().process("config.yaml")
+    settings.socket_info("echo", "request").uris
+
+The way of a configuration: `reading` (YAML to plain data) -> `environment` (placeholders) -> `checking` (against
+the types in `model`) -> `Settings`. `loading` leads through it, `problems` says where a value was written.
+"""
+
+from .loading import YAMLConfigMapper
+from .model import (
+    Configuration,
+    OptionValue,
+    ServerSettings,
+    Settings,
+    SocketSettings,
+    json_schema,
+)
+
+__all__ = [
+    "Configuration",
+    "OptionValue",
+    "ServerSettings",
+    "Settings",
+    "SocketSettings",
+    "YAMLConfigMapper",
+    "json_schema",
+]

@@ -1,0 +1,234 @@
+"""What a configuration is: the typed model, and the `Settings` that servers and services ask.
+
+The model is the only description of the configuration file. The checks, the messages of errors and the JSON
+Schema all come from its types and their `Meta`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from ..errors import (
+    ConfigurationError,
+    ConfigurationProblem,
+    ServerNotInConfiguration,
+    SocketInfoNotInConfiguration,
+)
+from .checking import Checker
+from .endpoints import TRANSPORTS, endpoint_flaw
+from .problems import Path, SourceMap, did_you_mean
+
+__all__ = ["Configuration", "OptionValue", "ServerSettings", "Settings", "SocketSettings", "json_schema"]
+
+_REQUIRED: Final[Any] = object()
+_NAME = r"[^\s/.\x00-\x1f\x7f-\x9f]+"
+
+
+def _name_flaw(name: object) -> str | None:
+    if not isinstance(name, str) or re.fullmatch(_NAME, name):
+        return None
+    return "a name has at least one character, and no '.', '/', whitespace or control characters"
+
+
+OptionValue: TypeAlias = str | int | bool | float
+"""What a socket option may be set to."""
+
+_Name: TypeAlias = Annotated[str, Meta(extra={"flaw": _name_flaw})]
+_BY_NAME: Final = {"propertyNames": {"pattern": f"^{_NAME}$"}}
+_Endpoint: TypeAlias = Annotated[
+    str,
+    Meta(
+        extra_json_schema={"pattern": rf"\$\{{|^({'|'.join(TRANSPORTS)})://."},
+        extra={"flaw": endpoint_flaw},
+    ),
+]
+
+
+class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one socket of a server is set up."""
+
+    uri: Annotated[
+        _Endpoint | Annotated[list[_Endpoint], Meta(min_length=1)],
+        Meta(description="The endpoint to bind or connect to, such as tcp://127.0.0.1:5000, or a list of them."),
+    ]
+    options: Annotated[
+        dict[str, OptionValue] | list[tuple[str, OptionValue]],
+        Meta(description="Socket options by lowercase name, or a list of [name, value] pairs."),
+    ] = {}
+    concurrency: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="How many handlers may run at once. Without it, what the server declares."),
+    ] = None
+    timeout: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Seconds after which a handler is given up. Without it, what the server declares."),
+    ] = None
+
+    @property
+    def uris(self) -> list[str]:
+        """The endpoints, of which there is at least one."""
+        return [self.uri] if isinstance(self.uri, str) else list(self.uri)
+
+    @property
+    def option_pairs(self) -> list[tuple[str, OptionValue]]:
+        """Names and values of the options, in the order in which they are to be set."""
+        return list(self.options.items() if isinstance(self.options, dict) else self.options)
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The configuration of a dploylib service."""
+
+    servers: Annotated[
+        dict[_Name, Annotated[dict[_Name, SocketSettings], Meta(extra_json_schema=_BY_NAME)]],
+        Meta(
+            description="The servers of the service by name, and the sockets of each by name.",
+            extra_json_schema=_BY_NAME,
+        ),
+    ]
+    general: Annotated[
+        dict[str, Any],
+        Meta(description="Whatever the servers want to know besides. dploylib does not look into it."),
+    ] = {}
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON Schema (draft 2020-12) of the configuration file as it is written: placeholders are not yet filled."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "dploylib configuration",
+        **_as_written(msgspec.json.schema(Configuration)),
+    }
+
+
+def _as_written(schema: Any) -> Any:
+    """Let an empty section be null, and a number be a placeholder."""
+    if isinstance(schema, list):
+        return [_as_written(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    written = {key: _as_written(part) for key, part in schema.items()}
+    if schema.get("type") == "object" and "required" not in schema:
+        return written | {"type": ["object", "null"]}
+    if schema.get("type") in ("integer", "number"):
+        return {"anyOf": [written, {"type": "string", "pattern": r"\$\{"}]}
+    return written
+
+
+class Settings:
+    """A configuration that was checked, and where each part of it was written."""
+
+    def __init__(
+        self, data: object, sources: SourceMap | None = None, problems: Iterable[ConfigurationProblem] = ()
+    ) -> None:
+        """Check `data`: a mapping with the keys `servers` and `general`, taken as it is, with no placeholders filled.
+
+        The loader passes `sources`, and the `problems` that it found itself. Raises ConfigurationError with all
+        problems, those of the loader included.
+        """
+        self._sources = sources or SourceMap("dict")
+        found = list(problems)
+        checker = Checker(lambda path, message: found.append(self.problem(path, message)))
+        checked = checker.check(data, Configuration)
+        if found:
+            raise ConfigurationError(sorted(found, key=lambda problem: (problem.line is None, problem.line or 0)))
+        self._configuration = msgspec.convert(checked, Configuration)
+
+    def __repr__(self) -> str:
+        return f"<Settings servers={self.server_names}>"
+
+    @property
+    def configuration(self) -> Configuration:
+        """The typed model."""
+        return self._configuration
+
+    @property
+    def server_names(self) -> list[str]:
+        """The servers that the configuration has, in its order."""
+        return list(self._configuration.servers)
+
+    def get(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The value of `key` in `general`. KeyError if it is not there and there is no `default`."""
+        general = self._configuration.general
+        if key not in general and default is _REQUIRED:
+            raise KeyError(f"no {key!r} in the section 'general'{did_you_mean(key, general, 'known keys')}")
+        return general.get(key, default)
+
+    def server_info(self, server: str) -> dict[str, SocketSettings]:
+        """The sockets of a server by name. Raises ServerNotInConfiguration."""
+        servers = self._configuration.servers
+        if server not in servers:
+            raise ServerNotInConfiguration(
+                f"no server {server!r} in the configuration{did_you_mean(server, servers, 'servers')}"
+            )
+        return servers[server]
+
+    def socket_info(self, server: str, socket: str) -> SocketSettings:
+        """The settings of a socket. Raises ServerNotInConfiguration or SocketInfoNotInConfiguration."""
+        sockets = self.server_info(server)
+        if socket not in sockets:
+            raise SocketInfoNotInConfiguration(
+                f"no socket {socket!r} of server {server!r} in the configuration"
+                f"{did_you_mean(socket, sockets, 'sockets')}"
+            )
+        return sockets[socket]
+
+    def server_settings(self, server: str) -> ServerSettings:
+        """What one server gets to see. Raises ServerNotInConfiguration."""
+        self.server_info(server)
+        return ServerSettings(server, self)
+
+    def problem(self, path: Sequence[str], message: str) -> ConfigurationProblem:
+        """A problem at `path` with the source and line of that path, or of its nearest ancestor that was written."""
+        return self._sources.problem(tuple(path), message)
+
+    def check_declared(self, declared: Mapping[str, Collection[str]]) -> list[ConfigurationProblem]:
+        """Compare the configuration with what the service declares: the names of its servers, and of their sockets.
+
+        Returns a problem for every server and socket that only one of the two has.
+        """
+        configured = self._configuration.servers
+        differences = list(_differences((), "server", "the service", declared, configured))
+        for server in (name for name in declared if name in configured):
+            owner = f"server {server!r}"
+            differences += _differences((server,), "socket", owner, declared[server], configured[server])
+        return [self.problem(("servers", *path), message) for path, message in differences]
+
+
+def _differences(
+    path: Path, what: str, owner: str, declared: Collection[str], configured: Collection[str]
+) -> Iterator[tuple[Path, str]]:
+    for name in (name for name in declared if name not in configured):
+        hint = did_you_mean(name, configured, f"configured {what}s")
+        yield (*path, name), f"{owner} has a {what} {name!r} that the configuration lacks{hint}"
+    for name in (name for name in configured if name not in declared):
+        hint = did_you_mean(name, declared, f"declared {what}s")
+        yield (*path, name), f"the configuration has a {what} {name!r} that {owner} lacks{hint}"
+
+
+class ServerSettings:
+    """What one server gets to see of the settings: its own sockets, and `general`."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self._settings = settings
+
+    def __repr__(self) -> str:
+        return f"<ServerSettings {self.name!r} sockets={self.socket_names}>"
+
+    @property
+    def socket_names(self) -> list[str]:
+        """The sockets that the configuration has for this server, in its order."""
+        return list(self._settings.server_info(self.name))
+
+    def get(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The value of `key` in `general`. KeyError if it is not there and there is no `default`."""
+        return self._settings.get(key, default)
+
+    def socket_info(self, socket: str) -> SocketSettings:
+        """The settings of a socket of this server. Raises SocketInfoNotInConfiguration."""
+        return self._settings.socket_info(self.name, socket)

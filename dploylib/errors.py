@@ -1,0 +1,189 @@
+"""Every exception of dploylib, under one root.
+
+Two questions decide the shape of this file. *Whose fault was it?* What a peer did wrong is a `PeerError`;
+everything else is ours or our caller's. *Did you end it, or did it break?* `SocketClosed` means that you closed
+it, `ServiceFailing` that it broke. Where the standard library has a fitting exception (`TimeoutError`,
+`ValueError`), ours is also one of those, so that code which knows nothing of dploylib catches it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+__all__ = [
+    "AddressInUse",
+    "ConfigurationError",
+    "ConfigurationProblem",
+    "DeclarationError",
+    "DployError",
+    "EndpointError",
+    "InvalidData",
+    "MalformedEnvelope",
+    "ModuleFailed",
+    "ModuleNotFound",
+    "PeerError",
+    "ReceiveTimeout",
+    "SendTimeout",
+    "ServerFailing",
+    "ServerNotInConfiguration",
+    "ServiceFailing",
+    "ServiceStateError",
+    "SocketClosed",
+    "SocketInfoNotInConfiguration",
+    "SocketStateError",
+    "TransportError",
+    "UndecodableData",
+    "UnexpectedMimetype",
+    "UnknownOption",
+    "UnknownSocketType",
+    "Unroutable",
+]
+
+
+class DployError(Exception):
+    """The root of every exception that dploylib raises on its own account."""
+
+
+# What a peer did wrong -----------------------------------------------------------------------------------------
+
+
+class PeerError(DployError):
+    """A peer sent something that it should not have sent. Nothing on this side needs mending."""
+
+
+class MalformedEnvelope(PeerError, ValueError):
+    """A multipart message is not an envelope.
+
+    `reason` says what is wrong with it; `frames` carries the frames as they came (bytes), so nothing is lost.
+    """
+
+    def __init__(self, reason: str, frames: Sequence[bytes]) -> None:
+        super().__init__(f"malformed envelope: {reason}")
+        self.reason = reason
+        self.frames = list(frames)
+
+
+class UnexpectedMimetype(PeerError, ValueError):
+    """An envelope has another mimetype than the one asked for: `receive_text` on an envelope of JSON."""
+
+
+class UndecodableData(PeerError, ValueError):
+    """The body is not what its mimetype says: broken JSON, or text that is not UTF-8."""
+
+
+class InvalidData(PeerError, ValueError):
+    """The body was decoded, but it is not the object that was declared. The message has the path to the value."""
+
+
+# Sockets and endpoints -----------------------------------------------------------------------------------------
+
+
+class TransportError(DployError):
+    """A socket could not do what it was asked to. The underlying `zmq.ZMQError` is the `__cause__`."""
+
+
+class UnknownSocketType(TransportError, ValueError):
+    """No such socket type; the message lists those there are."""
+
+
+class UnknownOption(TransportError, ValueError):
+    """No such socket option, or a value that the option does not take."""
+
+
+class EndpointError(TransportError, ValueError):
+    """An endpoint (`tcp://127.0.0.1:5000`) that cannot be bound or connected to, and why."""
+
+
+class AddressInUse(EndpointError):
+    """Another socket is bound to this endpoint, in this process or in another."""
+
+
+class SocketClosed(TransportError):
+    """The socket, or its context, was closed on this side. You do not get it when a peer goes away."""
+
+
+class SocketStateError(TransportError):
+    """The socket type does not allow this now (a REP that sends before it received), or never (a PUB that receives)."""
+
+
+class Unroutable(TransportError):
+    """A ROUTER has no peer of that routing id, mostly because the peer is gone (see `ZMQ_ROUTER_MANDATORY`)."""
+
+
+class SendTimeout(TransportError, TimeoutError):
+    """Nothing was sent within the time given: there is no peer, or its queue is at the high-water mark."""
+
+
+class ReceiveTimeout(TransportError, TimeoutError):
+    """No message arrived within the time given. None was lost: the next receive gets it."""
+
+
+# Declarations, servers, services -------------------------------------------------------------------------------
+
+
+class DeclarationError(DployError, TypeError):
+    """A `Server` or `Handler` class is declared in a way that cannot work."""
+
+
+class ServerFailing(DployError):
+    """A server died. The cause is the `__cause__`."""
+
+
+class ServiceFailing(DployError):
+    """A service can no longer do its work since one of its servers died. The cause is the `__cause__`.
+
+    You do not get it when you stopped the service yourself: then `Service.wait` returns.
+    """
+
+
+class ServiceStateError(DployError):
+    """A call that the state of the service does not allow: starting what already runs."""
+
+
+# Configuration -------------------------------------------------------------------------------------------------
+
+
+class ConfigurationProblem(msgspec.Struct, frozen=True):
+    """One thing that is wrong with a configuration.
+
+    `source` is the file (or `--set`, or `dict`), `line` its line counted from 1, `path` the way to the value
+    (`servers.echo.request.uri`). `message` says what was found, what was expected and how to mend it.
+    """
+
+    path: str
+    message: str
+    source: str = ""
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.source, self.line) if part)
+        return ": ".join(part for part in (place, self.path, self.message) if part)
+
+
+class ConfigurationError(DployError, ValueError):
+    """A configuration cannot be used. `problems` has everything that is wrong with it, not the first thing."""
+
+    def __init__(self, problems: Sequence[ConfigurationProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class ServerNotInConfiguration(DployError, LookupError):
+    """Settings were asked for a server that the configuration does not have."""
+
+
+class SocketInfoNotInConfiguration(DployError, LookupError):
+    """Settings were asked for a socket that the configuration does not have."""
+
+
+# Loading code ---------------------------------------------------------------------------------------------------
+
+
+class ModuleNotFound(DployError, ImportError):
+    """`MODULE:ATTRIBUTE` names a module, file or attribute that is not there."""
+
+
+class ModuleFailed(DployError, ImportError):
+    """The module is there, but failed while it was imported. Its own exception is the `__cause__`."""

@@ -1,0 +1,40 @@
+"""Servers: a class declares its sockets and their handlers, and dploylib runs it.
+
+from dploylib import servers
+
+class EchoServer(servers.Server):
+    @servers.bind_in("request", "rep")
+    def echo(self, socket, received):
+        return received.text
+"""
+
+from .declare import (
+    Handler,
+    ServerDescription,
+    SocketDescription,
+    bind,
+    bind_in,
+    connect,
+    connect_in,
+    every,
+)
+from .dispatch import Counts, ReplySocket
+from .server import GRACEFUL_TIMEOUT, DployServer, Server
+from .sockets import Sockets
+
+__all__ = [
+    "GRACEFUL_TIMEOUT",
+    "Counts",
+    "DployServer",
+    "Handler",
+    "ReplySocket",
+    "Server",
+    "ServerDescription",
+    "SocketDescription",
+    "Sockets",
+    "bind",
+    "bind_in",
+    "connect",
+    "connect_in",
+    "every",
+]

@@ -1,0 +1,344 @@
+"""Declaring the sockets and handlers of a server, and reading the declarations of a server class."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, overload
+
+from ..errors import DeclarationError, UnknownSocketType
+from ..transport import SOCKET_TYPES, Context, Sender, Socket
+from ..transport.codecs import check_declared
+from ..transport.options import Options, option_pairs, socket_type_constant
+
+__all__ = [
+    "Handler",
+    "Periodic",
+    "ServerDescription",
+    "SocketDescription",
+    "bind",
+    "bind_in",
+    "connect",
+    "connect_in",
+    "every",
+]
+
+InputHandler = Callable[[Any, Any, Any], Any]
+"""Called with the server, the socket (or the reply socket of a caller) and the `ReceivedData`."""
+
+_CANNOT_RECEIVE = ("pub", "push")
+_REPLY_PATIENCE = 5000  # milliseconds
+
+
+class SocketDescription:
+    """Describes one socket of a server: what `bind_in`, `bind`, `connect_in` and `connect` make.
+
+    `name` is what the configuration calls the socket; `setup_type` is "bind" or "connect". A socket with an
+    `input_handler` listens; `deserializer` is what `obj=` gave. `concurrency` is how many handlers may run at once,
+    `timeout` how many seconds each of them has (None: as many as it wants). `default_options` are set before those of
+    the configuration.
+
+    Raises `DeclarationError` when these do not go together.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        socket_type: str,
+        setup_type: str,
+        input_handler: InputHandler | None = None,
+        deserializer: Any = None,
+        default_options: Options | None = None,
+        concurrency: int = 1,
+        timeout: float | None = None,
+    ) -> None:
+        self.name = name
+        self.socket_type = socket_type
+        self.setup_type = setup_type
+        self.input_handler = input_handler
+        self.deserializer = deserializer
+        self.default_options = option_pairs(default_options)
+        self.concurrency = concurrency
+        self.timeout = timeout
+        self.attribute = name  # until __set_name__ says better
+        self._check()
+
+    def _check(self) -> None:
+        where = f"socket {self.name!r}"
+        if not isinstance(self.name, str) or not self.name:
+            raise DeclarationError(f"the name of a socket is a str, not {self.name!r}")
+        try:
+            socket_type_constant(self.socket_type)
+        except UnknownSocketType as error:
+            raise DeclarationError(f"{where}: {error}") from None
+        if self.setup_type not in ("bind", "connect"):
+            raise DeclarationError(f"{where}: the setup type is 'bind' or 'connect', not {self.setup_type!r}")
+        if self.input_handler is not None and self.socket_type in _CANNOT_RECEIVE:
+            raise DeclarationError(
+                f"{where}: a {self.socket_type} socket receives nothing, so it can have no handler; "
+                f"use {self.setup_type}() instead of {self.setup_type}_in()"
+            )
+        if isinstance(self.concurrency, bool) or not isinstance(self.concurrency, int) or self.concurrency < 1:
+            raise DeclarationError(f"{where}: concurrency is a whole number from 1 on, not {self.concurrency!r}")
+        if self.timeout is not None and not self.timeout > 0:
+            raise DeclarationError(f"{where}: timeout is a number of seconds above 0, not {self.timeout!r}")
+        if self.deserializer is not None:
+            try:
+                check_declared(self.deserializer)
+            except TypeError as error:
+                raise DeclarationError(f"{where}: cannot use obj={self.deserializer!r}: {error}") from error
+
+    def create_socket(
+        self, context: Context, uris: list[str], options: Options | None = None, concurrency: int | None = None
+    ) -> Socket:
+        """Make the socket: set the options, then bind or connect to every uri.
+
+        A `rep` socket that serves more than one request at once is a ROUTER underneath: to peers it is the same.
+        Raises what `Socket` raises; then nothing is left open.
+        """
+        concurrency = concurrency or self.concurrency
+        socket = context.socket(self._wire_type(concurrency))
+        try:
+            if socket.socket_type == "router":
+                # A reply to a peer that is gone is an error that we count, instead of nothing at all.
+                socket.set_option("router_mandatory", True)
+                # Every handler that runs may have a reply for one and the same peer.
+                socket.set_option("sndhwm", max(1000, concurrency))
+                # A reply may wait for a slow peer, but not where that holds up the requests of the others.
+                socket.set_option("sndtimeo", _REPLY_PATIENCE if concurrency > 1 else 0)
+            for name, value in [*self.default_options, *option_pairs(options)]:
+                socket.set_option(name, value)
+            attach = socket.bind if self.setup_type == "bind" else socket.connect
+            for uri in uris:
+                attach(uri)
+        except BaseException:
+            socket.close(linger=0)
+            raise
+        return socket
+
+    def _wire_type(self, concurrency: int) -> str:
+        return "router" if self.socket_type == "rep" and concurrency > 1 else self.socket_type
+
+    def with_handler(self, handler: InputHandler) -> SocketDescription:
+        """The same socket with another handler."""
+        other = copy.copy(self)
+        other.input_handler = handler
+        return other
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.attribute = name
+
+    @overload
+    def __get__(self, server: None, owner: type) -> SocketDescription: ...
+    @overload
+    def __get__(self, server: Any, owner: type) -> Callable[[Any, Any], Any]: ...
+    def __get__(self, server: Any, owner: type) -> Any:
+        """On the class, the description; on a server, the handler as a method, so that `super().name(...)` works."""
+        if server is None:
+            return self
+        if self.input_handler is None:
+            raise AttributeError(f"{self.attribute!r} is a socket without a handler; use self.sockets.{self.attribute}")
+        handler = self.input_handler
+        return lambda socket, received: handler(server, socket, received)
+
+    def __repr__(self) -> str:
+        suffix = "_in" if self.input_handler else ""
+        return f"<{self.setup_type}{suffix} {self.name!r} {self.socket_type}>"
+
+
+def bind_in(
+    *names: Any,
+    name: str | None = None,
+    socket_type: str | None = None,
+    obj: Any = None,
+    concurrency: int = 1,
+    timeout: float | None = None,
+    options: Options | None = None,
+) -> Callable[[InputHandler], SocketDescription]:
+    """Decorates a method as the handler of a bound socket: `bind_in(name, socket_type, obj=None)`.
+
+    `bind_in('rep', name='request')` is the same as `bind_in('request', 'rep')`. `obj` is what `received.obj` is made
+    with: anything with a method `deserialize(data)`, a msgspec Struct or a dataclass. The others are as in
+    `SocketDescription`. Raises `DeclarationError`.
+    """
+    names, obj = names[:2], names[2] if len(names) == 3 else obj
+    return _decorator("bind", *_names(names, name, socket_type), obj, options, concurrency, timeout)
+
+
+def connect_in(
+    *names: Any,
+    name: str | None = None,
+    socket_type: str | None = None,
+    obj: Any = None,
+    concurrency: int = 1,
+    timeout: float | None = None,
+    options: Options | None = None,
+) -> Callable[[InputHandler], SocketDescription]:
+    """Decorates a method as the handler of a connected socket. The arguments are those of `bind_in`."""
+    names, obj = names[:2], names[2] if len(names) == 3 else obj
+    return _decorator("connect", *_names(names, name, socket_type), obj, options, concurrency, timeout)
+
+
+def bind(
+    *names: Any, name: str | None = None, socket_type: str | None = None, options: Options | None = None
+) -> SocketDescription:
+    """A bound socket that does not listen.
+
+    `out = bind('out', 'pub')` is the same as `out = bind('pub', name='out')`. `options` are its default options. Raises `DeclarationError`.
+    """
+    return SocketDescription(*_names(names, name, socket_type), "bind", default_options=options)
+
+
+def connect(
+    *names: Any, name: str | None = None, socket_type: str | None = None, options: Options | None = None
+) -> SocketDescription:
+    """A connected socket that does not listen. The arguments are those of `bind`."""
+    return SocketDescription(*_names(names, name, socket_type), "connect", default_options=options)
+
+
+def _decorator(setup_type: str, name: str, socket_type: str, *settings: Any) -> Callable[..., SocketDescription]:
+    def no_handler(*_: Any) -> None: ...
+
+    # What is wrong with the arguments should be raised from the line of the decorator, not from that of the method.
+    described = SocketDescription(name, socket_type, setup_type, no_handler, *settings)
+
+    def decorate(handler: InputHandler) -> SocketDescription:
+        if not callable(handler):
+            raise DeclarationError(f"{setup_type}_in decorates a method, not {handler!r}")
+        return described.with_handler(handler)
+
+    return decorate
+
+
+def _names(names: tuple[Any, ...], name: str | None, socket_type: str | None) -> tuple[str, str]:
+    """The name and the type of a socket, whichever of them were given by position and by keyword."""
+    missing = [name is None, socket_type is None]
+    if len(names) != sum(missing):
+        raise DeclarationError(f"a socket has a name and a type, as in ('request', 'rep'), got {names!r}")
+    given = list(names)
+    name = given.pop(0) if name is None else name
+    socket_type = given.pop(0) if socket_type is None else socket_type
+    if name in SOCKET_TYPES and socket_type not in SOCKET_TYPES:
+        raise DeclarationError(
+            f"the name of a socket comes before its type: ({socket_type!r}, {name!r}), "
+            f"or as a keyword: ({name!r}, name={socket_type!r})"
+        )
+    return name, socket_type
+
+
+class Handler:
+    """A handler as a class, for handlers that several servers share.
+
+    class Echo(Handler):
+        socket_type = "rep"
+        def __call__(self, server, socket, received):
+            return received.text
+
+    class EchoServer(Server):
+        echo = Echo.bind("request")
+
+    `socket_type`, `deserializer` (what `obj=` is to `bind_in`), `concurrency`, `timeout` and `options` are class
+    attributes. One instance serves all the messages of one declaration.
+    """
+
+    socket_type: str
+    deserializer: Any = None
+    concurrency: int = 1
+    timeout: float | None = None
+    options: Options | None = None
+
+    def __call__(self, server: Any, socket: Sender, received: Any) -> Any:
+        """Handle what was received; the return value is the reply, as with a method."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method __call__(self, server, socket, received)")
+
+    @classmethod
+    def bind(cls, name: str) -> SocketDescription:
+        """A bound socket with this handler, to be assigned to an attribute of a server class."""
+        return cls._describe(name, "bind")
+
+    @classmethod
+    def connect(cls, name: str) -> SocketDescription:
+        """A connected socket with this handler, to be assigned to an attribute of a server class."""
+        return cls._describe(name, "connect")
+
+    @classmethod
+    def _describe(cls, name: str, setup_type: str) -> SocketDescription:
+        if not hasattr(cls, "socket_type"):
+            raise DeclarationError(f"{cls.__name__} needs a class attribute socket_type, such as 'rep'")
+        return SocketDescription(
+            name, cls.socket_type, setup_type, cls(), cls.deserializer, cls.options, cls.concurrency, cls.timeout
+        )
+
+
+class Periodic:
+    """A method that runs every so many seconds: what `every` makes."""
+
+    def __init__(self, seconds: float, function: Callable[[Any], Any]) -> None:
+        self.seconds = seconds
+        self.function = function
+
+    @overload
+    def __get__(self, server: None, owner: type) -> Periodic: ...
+    @overload
+    def __get__(self, server: Any, owner: type) -> Callable[[], Any]: ...
+    def __get__(self, server: Any, owner: type) -> Any:
+        """On the class, this object; on a server, the method."""
+        return self if server is None else self.function.__get__(server)
+
+
+def every(seconds: float) -> Callable[[Callable[[Any], Any]], Periodic]:
+    """Decorates a method that a running server calls every `seconds`, the first time after so many.
+
+    Calls never overlap: one that takes longer than the period makes the next ones wait for their regular time. One
+    that raises is logged, and the next one comes all the same. Raises `DeclarationError`.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise DeclarationError(f"every() takes a number of seconds above 0, not {seconds!r}")
+    return lambda function: Periodic(seconds, function)
+
+
+class ServerDescription:
+    """What a server class declares: `sockets` by attribute name, and `periodic` methods by attribute name.
+
+    Declarations are inherited. A subclass overrides one by a new declaration of the same attribute; it keeps the
+    socket and replaces only the handler by defining a method of that name; and it drops the socket by setting the
+    attribute to None.
+
+    Raises `DeclarationError` when two attributes declare a socket of the same name.
+    """
+
+    def __init__(self, server_cls: type) -> None:
+        self.server_cls = server_cls
+        self.sockets: dict[str, SocketDescription] = {}
+        self.periodic: dict[str, Periodic] = {}
+        for cls in reversed(server_cls.__mro__):
+            for attribute, value in vars(cls).items():
+                self._take(attribute, value)
+        self._check_names()
+
+    @property
+    def socket_names(self) -> list[str]:
+        """The names by which a configuration knows the sockets."""
+        return [description.name for description in self.sockets.values()]
+
+    def _take(self, attribute: str, value: Any) -> None:
+        inherited = self.sockets.get(attribute)
+        if isinstance(value, SocketDescription):
+            self.sockets[attribute] = value
+        elif isinstance(value, Periodic):
+            self.periodic[attribute] = value
+        elif inherited is not None and inherited.input_handler is not None and callable(value):
+            self.sockets[attribute] = inherited.with_handler(value)
+        else:
+            self.sockets.pop(attribute, None)
+            self.periodic.pop(attribute, None)
+
+    def _check_names(self) -> None:
+        seen: dict[str, str] = {}
+        for attribute, description in self.sockets.items():
+            other = seen.setdefault(description.name, attribute)
+            if other != attribute:
+                raise DeclarationError(
+                    f"{self.server_cls.__name__} declares two sockets named {description.name!r}: "
+                    f"{other} and {attribute}"
+                )

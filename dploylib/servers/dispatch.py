@@ -1,0 +1,334 @@
+"""From a message to its handler, and from what the handler does to the reply."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import gevent
+from gevent.pool import Pool
+
+from ..errors import MalformedEnvelope, PeerError, SendTimeout, SocketStateError, TransportError, Unroutable
+from ..transport import PROBLEM_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket, problems
+from ..transport.codecs import encode
+from .declare import InputHandler, SocketDescription
+
+__all__ = [
+    "Counts",
+    "Dispatcher",
+    "PeerDispatcher",
+    "RepDispatcher",
+    "ReplySocket",
+    "RoutedRepDispatcher",
+    "dispatcher_class",
+]
+
+log = logging.getLogger(__name__)
+
+_COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about what the peers of one socket do wrong
+
+
+class Counts:
+    """What came of the messages of one socket, in numbers since the start.
+
+    `received` messages; `replied` ones among them that were answered by return value or by an error reply; `malformed`
+    ones that were no envelope; `refused` bodies that were not what was declared; `failed` handlers; `timed_out`
+    handlers and deadlines; `unanswered` requests that a handler did not answer; `undelivered` replies, whose peer was
+    gone or did not read.
+    """
+
+    __slots__ = (
+        "failed",
+        "malformed",
+        "received",
+        "refused",
+        "replied",
+        "timed_out",
+        "unanswered",
+        "undelivered",
+    )
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    received: int
+    replied: int
+    malformed: int
+    refused: int
+    failed: int
+    timed_out: int
+    unanswered: int
+    undelivered: int
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)}" for name in self.__slots__ if getattr(self, name))
+        return f"Counts({shown})"
+
+
+class ReplySocket(Sender):
+    """What the handler of a request gets to answer it with: it sends to its own caller, once.
+
+    `socket` is the socket that the request came in on. As with a REP socket, a second reply raises `SocketStateError`.
+    """
+
+    def __init__(self, socket: Socket, route: list[bytes]) -> None:
+        self.socket = socket
+        self.sent = 0
+        self._route = route
+
+    def send_frames(self, frames: Sequence[Any], timeout: float | None = None) -> None:
+        """Send the reply. Raises what `Socket.send_frames` raises."""
+        if self.sent:
+            raise SocketStateError("cannot send: this request has been answered already")
+        self.socket.send_frames([*self._route, *frames], timeout)
+        self.sent = 1
+
+
+class Dispatcher:
+    """Takes each message of one listening socket to its handler, and the answer back where there is a way back.
+
+    It is the handler of that socket in a receive loop. `name` says whose it is (`echo.request`), `counts` what came of
+    the messages. This class is for sockets on which nothing can be sent back (`pull`, `sub`); its subclasses are for
+    the others.
+    """
+
+    can_answer = False
+    must_answer = False
+
+    def __init__(
+        self, name: str, server: Any, description: SocketDescription, concurrency: int = 1, timeout: float | None = None
+    ) -> None:
+        self.name = name
+        self.counts = Counts()
+        self._server = server
+        self._handler = cast(InputHandler, description.input_handler)
+        self._deserializer = description.deserializer
+        self._timeout = timeout
+        self._pool = Pool(concurrency) if concurrency > 1 else None
+        self._complain_again = 0.0
+        self._untold = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    def __call__(self, socket: Socket) -> None:
+        """Handle the message that can be received on the socket."""
+        self.counts.received += 1
+        try:
+            frames = socket.receive_frames()
+            channel, received = self._open(socket, frames)
+        except MalformedEnvelope as error:
+            self._refuse_malformed(socket, error)
+            return
+        if self._pool is None:
+            self._serve(channel, received)
+        else:
+            self._pool.spawn(self._serve, channel, received)
+            # Waiting here and not above, so that no message is in hand while the pool is full: a stop loses none.
+            self._pool.wait_available()
+
+    def drain(self, timeout: float | None) -> None:
+        """Wait until the handlers that run in the pool are done, at most `timeout` seconds."""
+        if self._pool is not None:
+            self._pool.join(timeout)
+
+    def kill(self) -> None:
+        """End the handlers that run in the pool."""
+        if self._pool is not None:
+            self._pool.kill()
+
+    # How a message comes in and where its answer goes: what the subclasses change -----------------------------
+
+    def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
+        """What the handler gets: the socket to answer on, and what was received. Raises `MalformedEnvelope`."""
+        return socket, ReceivedData(Envelope.from_raw(frames), self._deserializer)
+
+    def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
+        """Where to answer a message that is no envelope: a socket, and request frames."""
+        return socket, []
+
+    # What becomes of it ---------------------------------------------------------------------------------------
+
+    def _serve(self, channel: Any, received: ReceivedData) -> None:
+        """Run the handler, and see to it that a request is answered once, whatever the handler does."""
+        sent_before = channel.sent
+        try:
+            if self._timeout is None and received.deadline is None:
+                result = self._handler(self._server, channel, received)
+            else:
+                result = self._handle_in_time(channel, received)
+            if result is not None:
+                problem = self._reply(channel, received, result, sent_before)
+            elif self.must_answer and channel.sent == sent_before:
+                problem = self._no_reply()
+            else:
+                return
+        except gevent.GreenletExit:
+            self._send_problem(channel, received, problems.shutting_down(self.name), sent_before)
+            raise
+        except (Exception, SystemExit, gevent.Timeout) as error:  # noqa: BLE001 - a handler may raise anything
+            problem = self._failure(error, received)
+        if problem is not None:
+            self._send_problem(channel, received, problem, sent_before)
+
+    def _handle_in_time(self, channel: Any, received: ReceivedData) -> Any:
+        """Run the handler for no longer than it may, and than its caller waits."""
+        seconds = math.inf if received.deadline is None else received.deadline - time.monotonic()
+        exceeded: type[_HandlerTimeout | _DeadlineExceeded] = _DeadlineExceeded
+        if self._timeout is not None and self._timeout < seconds:
+            seconds, exceeded = self._timeout, _HandlerTimeout
+        if seconds <= 0:
+            raise exceeded
+        timer = gevent.Timeout.start_new(seconds)
+        try:
+            return self._handler(self._server, channel, received)
+        except gevent.Timeout as error:
+            if error is timer:
+                raise exceeded from None
+            raise
+        finally:
+            timer.close()
+
+    def _reply(self, channel: Any, received: ReceivedData, result: Any, sent_before: int) -> Problem | None:
+        """Send what a handler returned; the problem to send instead, if there is one."""
+        if not self.can_answer:
+            self._complain(f"the handler of {self.name} returned {type(result).__name__}, but nobody waits for a reply")
+            return None
+        if self.must_answer and channel.sent != sent_before:
+            raise SocketStateError("the handler has sent a reply, and then returned another one, which is dropped")
+        channel.send_envelope(self._as_envelope(received.envelope, result))
+        self.counts.replied += 1
+        return None
+
+    def _as_envelope(self, request: Envelope, result: Any) -> Envelope:
+        if isinstance(result, ReceivedData):
+            result = result.envelope
+        if isinstance(result, Envelope):
+            route = request.request_frames
+            lost = route and not result.request_frames  # a new envelope, which has to find its way back
+            return Envelope(result.id, result.mimetype, result.data, route) if lost else result
+        return request.response_envelope(*encode(result))
+
+    def _no_reply(self) -> Problem:
+        self.counts.unanswered += 1
+        log.error("the handler of %s neither sent a reply nor returned one", self.name)
+        return problems.no_reply(self.name)
+
+    def _failure(self, error: BaseException, received: ReceivedData) -> Problem | None:
+        """Count and log what went wrong in a handler; the problem to tell the caller, if it is still there."""
+        if isinstance(error, _HandlerTimeout | _DeadlineExceeded):
+            self.counts.timed_out += 1
+            problem = error.problem(self.name, self._timeout)
+            self._complain(problem.detail)
+            return problem
+        if isinstance(error, PeerError) and error is received.fault:
+            self.counts.refused += 1
+            self._complain(f"{self.name} refused a message: {error}")
+            return problems.peer_problem(error)
+        if isinstance(error, Unroutable | SendTimeout) and self.can_answer:
+            self.counts.undelivered += 1
+            self._complain(f"a reply of {self.name} was not delivered: {error}")
+            return None
+        self.counts.failed += 1
+        log.error("the handler of %s failed", self.name, exc_info=error)
+        return problems.handler_failed(self.name)
+
+    def _refuse_malformed(self, socket: Socket, error: MalformedEnvelope) -> None:
+        self.counts.malformed += 1
+        self._complain(f"{self.name} received a {error}")
+        if self.can_answer:
+            channel, route = self._return_path(socket, error.frames)
+            self._send(channel, Envelope("", PROBLEM_MIMETYPE, problems.peer_problem(error).to_json(), route))
+
+    def _send_problem(self, channel: Any, received: ReceivedData, problem: Problem, sent_before: int) -> None:
+        """Answer with a problem, unless the handler has answered."""
+        if self.can_answer and not (self.must_answer and channel.sent != sent_before):
+            self._send(channel, received.envelope.response_envelope(PROBLEM_MIMETYPE, problem.to_json()))
+
+    def _send(self, channel: Sender, envelope: Envelope) -> None:
+        """Send a problem. Nobody is told when that does not work: there is nobody to tell."""
+        try:
+            channel.send_envelope(envelope)
+            self.counts.replied += 1
+        except TransportError as error:
+            self.counts.undelivered += 1
+            self._complain(f"an error reply of {self.name} was not delivered: {error}")
+
+    def _complain(self, text: str) -> None:
+        """Log what peers do wrong, at most once a second and socket: they must not be able to fill the disk."""
+        now = time.monotonic()
+        if now < self._complain_again:
+            self._untold += 1
+            return
+        log.warning("%s%s", text, f" ({self._untold} more like it since the last such line)" if self._untold else "")
+        self._complain_again, self._untold = now + _COMPLAINT_INTERVAL, 0
+
+
+class PeerDispatcher(Dispatcher):
+    """For `router`, `dealer` and `pair`: what a handler returns goes back by the request frames, if it returns."""
+
+    can_answer = True
+
+    def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
+        envelope = Envelope.from_raw(frames)
+        metadata = Metadata.find(frames[:-4]) if len(frames) > 3 else None
+        return socket, ReceivedData(envelope, self._deserializer, metadata)
+
+    def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
+        if b"" in frames[1:]:
+            return socket, frames[: frames.index(b"", 1)]
+        return socket, frames[:1] if socket.socket_type == "router" else []
+
+
+class RepDispatcher(Dispatcher):
+    """For `rep`, one request at a time: libzmq keeps the request frames, and every request is answered."""
+
+    can_answer = True
+    must_answer = True
+
+
+class RoutedRepDispatcher(RepDispatcher):
+    """For `rep` with several requests at a time: a ROUTER, whose handlers see no difference to a REP."""
+
+    def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
+        try:
+            body = frames.index(b"", 1) + 1  # as a REP does: the first empty frame ends the route
+        except ValueError:
+            raise MalformedEnvelope("no empty delimiter frame between the route and the envelope", frames) from None
+        try:
+            envelope = Envelope.from_raw(frames[body:])
+        except MalformedEnvelope as error:
+            raise MalformedEnvelope(error.reason, frames) from error.__cause__
+        metadata = Metadata.find(frames[1 : body - 1]) if body > 2 else None
+        return ReplySocket(socket, frames[:body]), ReceivedData(envelope, self._deserializer, metadata)
+
+    def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
+        end = frames.index(b"", 1) if b"" in frames[1:] else 1
+        return ReplySocket(socket, [*frames[:end], b""]), []
+
+
+def dispatcher_class(description: SocketDescription, concurrency: int) -> type[Dispatcher]:
+    """The dispatcher that fits a socket."""
+    if description.socket_type == "rep":
+        return RoutedRepDispatcher if concurrency > 1 else RepDispatcher
+    return PeerDispatcher if description.socket_type in ("router", "dealer", "pair") else Dispatcher
+
+
+class _HandlerTimeout(Exception):
+    """The handler had its seconds."""
+
+    @staticmethod
+    def problem(name: str, timeout: float | None) -> Problem:
+        return problems.handler_timeout(name, timeout or 0)
+
+
+class _DeadlineExceeded(Exception):
+    """The caller waits no longer."""
+
+    @staticmethod
+    def problem(name: str, timeout: float | None) -> Problem:
+        return problems.deadline_exceeded(name)

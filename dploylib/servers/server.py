@@ -1,0 +1,261 @@
+"""The server: sockets, the loop that feeds them, and the life of both."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import gevent
+from gevent.pool import Group
+
+from ..config import ServerSettings
+from ..errors import ServerFailing, TransportError
+from ..transport import Context, Loop, ReceiveLoop, Socket, SocketHandler
+from .control import ControlLink
+from .declare import Periodic, ServerDescription, SocketDescription
+from .dispatch import Counts, Dispatcher, dispatcher_class
+from .sockets import Sockets
+
+__all__ = ["GRACEFUL_TIMEOUT", "DployServer", "Server"]
+
+log = logging.getLogger(__name__)
+
+GRACEFUL_TIMEOUT = 30.0
+"""Seconds that a stop gives to running handlers, as with gunicorn."""
+
+_LEAST_CLOSING_TIME = 0.5  # seconds for `teardown` and for flushing, each, when nothing is left of the graceful timeout
+
+
+class DployServer:
+    """A running set of sockets: what every `Server` is underneath.
+
+    `name` is what the configuration calls it. `settings` are its part of the configuration. `control_uri` is the
+    endpoint of the coordinator's control socket, None for a server that nobody coordinates. `poll_loop` is the loop
+    that feeds the sockets to their handlers: a new `ReceiveLoop`, if none is given.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: ServerSettings | None,
+        control_uri: str | None,
+        context: Context,
+        poll_loop: Loop | None = None,
+    ) -> None:
+        self.name = name
+        self.settings: Any = settings
+        self.context = context
+        self.sockets = Sockets()
+        self._control_uri = control_uri
+        self._loop: Loop = poll_loop or ReceiveLoop()
+        self._dispatchers: dict[str, Dispatcher] = {}
+        self._background = Group()
+        self._failure: ServerFailing | None = None
+        self._stop_by: float | None = None  # on the clock of time.monotonic
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    # What a server class fills in -----------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Called when the sockets are bound and connected, before anything is received. Does nothing here."""
+
+    def teardown(self) -> None:
+        """Called when the handlers are done, before the sockets are closed. Does nothing here."""
+
+    # What it can do --------------------------------------------------------------------------------------------
+
+    @property
+    def counts(self) -> dict[str, Counts]:
+        """What came of the messages of each listening socket, by configured name."""
+        return {name: dispatcher.counts for name, dispatcher in self._dispatchers.items()}
+
+    @property
+    def endpoints(self) -> dict[str, list[str]]:
+        """What each socket is bound or connected to, wildcards resolved, by configured name."""
+        return {name: socket.endpoints for name, socket in self.sockets.items()}
+
+    def add_socket(self, name: str, socket: Socket, handler: SocketHandler | None = None) -> None:
+        """Add a socket, which is closed with the server. `handler(socket)` is called when it can be received on."""
+        self._add_socket(name, socket, handler)
+
+    def spawn(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> gevent.Greenlet[..., Any]:
+        """Run a function in a greenlet that ends with the server. When it raises, the server fails."""
+        what = getattr(function, "__qualname__", repr(function))
+        greenlet = gevent.Greenlet(self._guard, what, function, *args, **kwargs)
+        greenlet.name = f"{self.name}: {what}"
+        self._background.start(greenlet)
+        return greenlet
+
+    def start(self) -> None:
+        """Open the sockets, and serve until the server is stopped.
+
+        Raises what `setup` or a socket raised; `ServerFailing` when it died later on. Nothing is left open.
+        """
+        try:
+            self._open()
+            self.setup()
+            try:
+                self._run()
+            finally:
+                self._shut_down()
+        finally:
+            self._background.kill()
+            self.sockets.close(self._time_left(_LEAST_CLOSING_TIME))
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self, graceful_timeout: float = GRACEFUL_TIMEOUT) -> None:
+        """Receive nothing more, and let `start` return. Does not wait for that.
+
+        Running handlers may go on for `graceful_timeout` seconds; then they are ended, and their callers told. Stopping
+        again can only make that shorter.
+        """
+        stop_by = time.monotonic() + graceful_timeout
+        if self._stop_by is None or stop_by < self._stop_by:
+            self._stop_by = stop_by
+            self._loop.stop()
+            self._background.start(gevent.Greenlet(self._cancel_after, graceful_timeout))
+
+    # Its life --------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Make the sockets."""
+
+    def _run(self) -> None:
+        """Say that the server is ready, and receive until it is stopped or fails."""
+        if self._control_uri is not None:
+            self.spawn(self._obey, ControlLink(self.name, self._control_uri, self.context))
+        try:
+            self._loop.run()
+        except Exception as error:  # noqa: BLE001 - it is raised from start()
+            self._fail("receiving", error)
+
+    def _shut_down(self) -> None:
+        """The order of a stop. All phases share one deadline."""
+        # 1. Nothing more is received, and the handlers that ran in the loop itself have ended: _run has returned.
+        if self._stop_by is None:
+            self._stop_by = time.monotonic()
+        # 2. The handlers that run in pools may finish, and their replies are sent.
+        for dispatcher in self._dispatchers.values():
+            dispatcher.drain(self._time_left())
+        # 3. What still runs is ended, and its callers are told.
+        for dispatcher in self._dispatchers.values():
+            dispatcher.kill()
+        # 4. The background greenlets end. Until now the control socket was listened to: a second stop is quicker.
+        self._background.kill()
+        # 5. The server tidies up.
+        self._tear_down()
+        # 6. The sockets send what they have, and close: start() does that, also when the server never ran.
+
+    def _tear_down(self) -> None:
+        seconds = self._time_left(_LEAST_CLOSING_TIME)
+        timer = gevent.Timeout.start_new(seconds)
+        try:
+            self.teardown()
+        except gevent.Timeout as error:
+            if error is not timer:
+                raise
+            log.error("teardown of server %s did not finish within %.1f s", self.name, seconds)
+        except Exception:
+            log.exception("teardown of server %s failed", self.name)
+        finally:
+            timer.close()
+
+    def _time_left(self, at_least: float = 0.0) -> float:
+        """Seconds until the deadline of the stop."""
+        return max(at_least, (self._stop_by or 0) - time.monotonic())
+
+    def _cancel_after(self, seconds: float) -> None:
+        gevent.sleep(seconds)
+        self._loop.kill()
+        for dispatcher in self._dispatchers.values():
+            dispatcher.kill()
+
+    def _obey(self, control: ControlLink) -> None:
+        try:
+            while True:
+                self.stop(control.receive().graceful_timeout)
+        finally:
+            control.close()
+
+    def _guard(self, what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised from start()
+            self._fail(what, error)
+            return None
+
+    def _fail(self, what: str, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = ServerFailing(f"server {self.name!r} died: {what} raised {type(error).__name__}: {error}")
+            self._failure.__cause__ = error
+        self.stop(0)
+
+    def _add_socket(self, name: str, socket: Socket, handler: SocketHandler | None, alias: str | None = None) -> None:
+        self.sockets.add(name, socket, alias)
+        if handler is not None:
+            self._loop.register(socket, handler)
+
+
+class Server(DployServer):
+    """A server as a class: subclass it, and declare its sockets as attributes and decorated methods.
+
+    class EchoServer(Server):
+        @bind_in("request", "rep")
+        def echo(self, socket, received):
+            return received.text
+
+    `settings.get(key)` has the general settings of the configuration. A subclass that needs to prepare something
+    overrides `setup`.
+    """
+
+    description: ClassVar[ServerDescription]
+    """What the class declares."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.description = ServerDescription(cls)
+
+    def _open(self) -> None:
+        for description in self.description.sockets.values():
+            self._open_socket(description)
+
+    def _open_socket(self, description: SocketDescription) -> None:
+        name = description.name
+        where = f"{self.name}.{name}"
+        info = self.settings.socket_info(name)
+        concurrency = info.concurrency or description.concurrency
+        try:
+            socket = description.create_socket(self.context, info.uris, info.options, concurrency)
+        except TransportError as error:
+            raise type(error)(f"server {self.name!r}, socket {name!r}: {error}") from error
+        if description.input_handler is None:
+            self._add_socket(name, socket, None, description.attribute)
+            return
+        timeout = description.timeout if info.timeout is None else info.timeout
+        make = dispatcher_class(description, concurrency)
+        self._dispatchers[name] = dispatcher = make(where, self, description, concurrency, timeout)
+        self._add_socket(name, socket, dispatcher, description.attribute)
+
+    def _run(self) -> None:
+        for attribute, periodic in self.description.periodic.items():
+            self.spawn(self._repeat, attribute, periodic)
+        super()._run()
+
+    def _repeat(self, attribute: str, periodic: Periodic) -> None:
+        due = time.monotonic()
+        while True:
+            behind = max(0.0, time.monotonic() - due)
+            due += periodic.seconds * (1 + behind // periodic.seconds)
+            gevent.sleep(max(0.0, due - time.monotonic()))
+            try:
+                periodic.function(self)
+            except Exception:
+                log.exception("%s.%s failed; it is called again in %g s", self.name, attribute, periodic.seconds)
+
+
+Server.description = ServerDescription(Server)

@@ -1,0 +1,24 @@
+"""Services: sets of servers that are run together from one configuration.
+
+from dploylib.services import Service
+
+service = Service()
+service.add_server("echo", EchoServer)
+service.run(config_file="config.yaml")
+"""
+
+from ..errors import ServiceFailing
+from .coordinator import GreenletServerCoordinator, ServerCoordinator, ServerRun
+from .lifecycle import State
+from .service import Service
+from .templates import ServiceTemplate
+
+__all__ = [
+    "GreenletServerCoordinator",
+    "ServerCoordinator",
+    "ServerRun",
+    "Service",
+    "ServiceFailing",
+    "ServiceTemplate",
+    "State",
+]

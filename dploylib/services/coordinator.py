@@ -1,0 +1,196 @@
+"""Coordinators: what spawns the servers of a service, watches them and stops them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import gevent
+from gevent.event import AsyncResult, Event
+
+from ..config import Settings
+from ..errors import ServerFailing, ServiceStateError
+from ..servers import GRACEFUL_TIMEOUT, Server
+from ..servers.control import Stop, control_topic
+from ..transport import Context, Socket
+
+__all__ = ["GreenletServerCoordinator", "ServerCoordinator", "ServerRun"]
+
+log = logging.getLogger(__name__)
+
+_CLOSING_TIME = 3.0  # seconds that a server has for closing after its graceful timeout, before it is killed
+_SUBSCRIBED = b"\x01"  # the first byte of what an XPUB receives when somebody subscribes
+
+
+class ServerRun:
+    """One run of a server, from its start to its end.
+
+    `ready` is set once the server has its sockets and is set up; `ended` once it is over, and `error` is why, if it was
+    not told to stop. `settled` is set with the first of the two.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.name = server.name
+        self.ready = Event()
+        self.ended = Event()
+        self.settled = Event()
+        self.error: BaseException | None = None
+
+
+class ServerCoordinator:
+    """Spawns servers, notices when one dies, and stops them. Subclasses say where a server runs: `spawn` and `kill`.
+
+    `control_uri` is the endpoint of the control socket, which carries the stop to the servers. `context` is the context
+    that the servers get; without one, each start makes a new one and the stop closes it.
+    """
+
+    def __init__(self, control_uri: str = "inproc://control", context: Context | None = None) -> None:
+        self._control_uri = control_uri
+        self._given_context = context
+        self._context: Context | None = None
+        self._control: Socket | None = None
+        self._watcher: gevent.Greenlet[[Socket], None] | None = None
+        self._runs: dict[str, ServerRun] = {}
+        self._outcome: AsyncResult[None] = AsyncResult()
+        self._stopping = False
+
+    # What a subclass decides -----------------------------------------------------------------------------------
+
+    def spawn(self, run: ServerRun) -> None:
+        """Let `run.server.start()` run somewhere, and see to it that `server_ended(run, error)` is called after it."""
+        raise NotImplementedError(f"{type(self).__name__} must say in spawn() where a server runs")
+
+    def kill(self, run: ServerRun) -> None:
+        """End a server that is not ready, or did not stop when it was told to. Does not wait for that."""
+        raise NotImplementedError(f"{type(self).__name__} must say in kill() how a server is ended")
+
+    def server_ended(self, run: ServerRun, error: BaseException | None) -> None:
+        """To be called in this thread's hub when a server has ended, with what it raised."""
+        run.error = error
+        run.ended.set()
+        run.settled.set()
+        if not self._stopping and not self._outcome.ready():
+            log.error("server %s died", run.name, exc_info=error)
+            self._outcome.set_exception(_as_failure(run))
+
+    # What they share -------------------------------------------------------------------------------------------
+
+    @property
+    def context(self) -> Context:
+        """The context of the servers. Raises `ServiceStateError` before the start."""
+        if self._context is None:
+            raise ServiceStateError("there is no context before the service is started")
+        return self._context
+
+    @property
+    def servers(self) -> dict[str, Server]:
+        """The servers by name."""
+        return {name: run.server for name, run in self._runs.items()}
+
+    def setup_servers(self, servers: Mapping[str, type[Server]], settings: Settings) -> None:
+        """Make the servers, each with its part of the settings."""
+        self._context = context = self._given_context or Context.new()
+        self._runs = {
+            name: ServerRun(server_cls(name, settings.server_settings(name), self._control_uri, context))
+            for name, server_cls in servers.items()
+        }
+
+    def start(self) -> None:
+        """Spawn the servers, and return when all are ready. If one is not, stop them all and raise why."""
+        self._outcome, self._stopping = AsyncResult(), False
+        try:
+            self._control = Socket.bind_new("xpub", self._control_uri, context=self.context)
+            self._watcher = gevent.spawn(self._watch_readiness, self._control)
+            self._watcher.name = "watch the control socket"
+            for run in self._runs.values():
+                log.debug("spawning server %s", run.name)
+                self.spawn(run)
+            self._wait_until_ready()
+        except BaseException:
+            self.stop(graceful_timeout=0)
+            raise
+
+    def wait(self) -> None:
+        """Return when the servers have been stopped. Raises `ServerFailing` as soon as one died."""
+        self._outcome.get()
+
+    def stop(self, graceful_timeout: float = GRACEFUL_TIMEOUT) -> None:
+        """Stop the servers. Running handlers get `graceful_timeout` seconds to finish.
+
+        A second call while the first one waits can make that shorter.
+        """
+        self._stopping = True
+        for run in self._alive():
+            if run.ready.is_set() and self._control is not None:
+                self._control.send_obj(Stop(graceful_timeout), id=control_topic(run.name))
+            else:
+                self.kill(run)
+        gevent.wait([run.ended for run in self._alive()], timeout=graceful_timeout + _CLOSING_TIME)
+        for run in self._alive():
+            log.error("server %s did not stop within %g s, and is killed", run.name, graceful_timeout + _CLOSING_TIME)
+            self.kill(run)
+        gevent.wait([run.ended for run in self._alive()], timeout=_CLOSING_TIME)
+        control, self._control = self._control, None
+        if control is not None:
+            if self._watcher is not None:
+                self._watcher.kill()
+            control.close(linger=0)
+        if self._given_context is None:
+            self.context.close()
+        if not self._outcome.ready():
+            self._outcome.set(None)
+
+    def _alive(self) -> list[ServerRun]:
+        return [run for run in self._runs.values() if not run.ended.is_set()]
+
+    def _wait_until_ready(self) -> None:
+        for _ in gevent.iwait([run.settled for run in self._runs.values()]):
+            for run in self._runs.values():
+                if run.ended.is_set():
+                    raise run.error or _as_failure(run)
+
+    def _watch_readiness(self, control: Socket) -> None:
+        topics = {control_topic(run.name).encode(): run for run in self._runs.values()}
+        while control.wait_readable():
+            [event] = control.receive_frames()
+            run = topics.get(event[1:])
+            if run is not None and event.startswith(_SUBSCRIBED):
+                run.ready.set()
+                run.settled.set()
+
+
+class GreenletServerCoordinator(ServerCoordinator):
+    """Runs each server in a greenlet of this thread."""
+
+    def __init__(self, control_uri: str = "inproc://control", context: Context | None = None) -> None:
+        super().__init__(control_uri, context)
+        self._greenlets: dict[str, gevent.Greenlet[[ServerRun], None]] = {}
+
+    def spawn(self, run: ServerRun) -> None:
+        """Run the server in a greenlet."""
+        greenlet = self._greenlets[run.name] = gevent.spawn(self._serve, run)
+        greenlet.name = f"server {run.name}"
+
+    def kill(self, run: ServerRun) -> None:
+        """Kill the server's greenlet."""
+        if run.name in self._greenlets:
+            self._greenlets[run.name].kill(block=False)
+        else:
+            self.server_ended(run, None)  # it was never spawned
+
+    def _serve(self, run: ServerRun) -> None:
+        error: BaseException | None = None
+        try:
+            run.server.start()
+        except (Exception, SystemExit, gevent.GreenletExit) as raised:  # noqa: BLE001 - wait() raises it
+            error = raised
+        self.server_ended(run, error)
+
+
+def _as_failure(run: ServerRun) -> ServerFailing:
+    if isinstance(run.error, ServerFailing):
+        return run.error
+    failure = ServerFailing(f"server {run.name!r} ended without being told to: {run.error!r}")
+    failure.__cause__ = run.error
+    return failure

@@ -1,0 +1,212 @@
+"""The service: a set of servers run together from one configuration."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from ..config import Settings, YAMLConfigMapper
+from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceStateError
+from ..servers import GRACEFUL_TIMEOUT, Server
+from ..transport import Context
+from .checking import check
+from .coordinator import GreenletServerCoordinator, ServerCoordinator
+from .lifecycle import Lifecycle, State
+from .signals import on_signals
+from .templates import ServiceTemplate
+
+__all__ = ["Service"]
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """A set of servers that are run together from one configuration.
+
+    service = Service()
+    service.add_server("echo", EchoServer)
+    service.run(config_file="config.yaml")
+
+    `templates` are sets of servers that it has from the beginning. `config_mapper` loads the configuration: a
+    `YAMLConfigMapper`, unless given. `coordinator` says where the servers run: a `GreenletServerCoordinator`, unless
+    given.
+
+    A service can be used in `with`, which stops it, and be started again after it was stopped.
+    """
+
+    def __init__(
+        self,
+        templates: Iterable[ServiceTemplate | type[ServiceTemplate]] | None = None,
+        config_mapper: Any = None,
+        coordinator: ServerCoordinator | None = None,
+    ) -> None:
+        self._servers: dict[str, type[Server]] = {}
+        self._templates = list(templates or ())
+        self._config_mapper = config_mapper or YAMLConfigMapper()
+        self._coordinator = coordinator or GreenletServerCoordinator()
+        self._lifecycle = Lifecycle()
+
+    # What it consists of ---------------------------------------------------------------------------------------
+
+    def add_server(self, name: str, server_cls: type[Server]) -> None:
+        """Add a server, under the name by which the configuration knows it.
+
+        Raises `ValueError` when there is one of that name, `TypeError` for what is no `Server` class.
+        """
+        if not (isinstance(server_cls, type) and issubclass(server_cls, Server)):
+            raise TypeError(f"server {name!r} must be a subclass of dploylib.servers.Server, not {server_cls!r}")
+        if name in self._servers:
+            raise ValueError(f"this service has a server {name!r} already: {self._servers[name].__name__}")
+        self._servers[name] = server_cls
+
+    @property
+    def server_classes(self) -> dict[str, type[Server]]:
+        """The server classes by name: those of the templates, and those that were added, which win."""
+        classes: dict[str, type[Server]] = {}
+        for template in self._templates:
+            classes.update(template.servers)
+        return classes | self._servers
+
+    @property
+    def state(self) -> State:
+        """What the service is doing."""
+        return self._lifecycle.state
+
+    @property
+    def servers(self) -> dict[str, Server]:
+        """The servers of the last start, by name."""
+        return self._coordinator.servers
+
+    @property
+    def endpoints(self) -> dict[str, dict[str, Any]]:
+        """What each socket of each server is bound or connected to, wildcards resolved: a str, or a list if several."""
+        return {
+            name: {socket: uris[0] if len(uris) == 1 else uris for socket, uris in server.endpoints.items()}
+            for name, server in self.servers.items()
+        }
+
+    @property
+    def context(self) -> Context:
+        """The context of the servers, in which their inproc endpoints are known.
+
+        Raises `ServiceStateError` before the start.
+        """
+        return self._coordinator.context
+
+    # Its life --------------------------------------------------------------------------------------------------
+
+    def load(
+        self,
+        config_file: str | os.PathLike[str] | None = None,
+        config_string: str | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """Load a configuration and check it against the servers, as `start` does, but start nothing.
+
+        One of the first three says where it is. `overrides` are values by dotted path, which replace its own. Raises
+        `ConfigurationError` with everything that would not work.
+        """
+        sources = {"process": config_file, "process_string": config_string, "process_dict": config_dict}
+        given = [(method, source) for method, source in sources.items() if source is not None]
+        if len(given) != 1:
+            raise TypeError("give the configuration as one of config_file, config_string and config_dict")
+        [(method, source)] = given
+        options = {"overrides": overrides} if overrides else {}
+        settings: Settings = getattr(self._config_mapper, method)(source, **options)
+        problems = check(self.server_classes, settings)
+        if problems:
+            raise ConfigurationError(problems)
+        return settings
+
+    def start(
+        self,
+        config_file: str | os.PathLike[str] | None = None,
+        config_string: str | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, str] | None = None,
+    ) -> Service:
+        """Start the servers, and return the service when all of them are ready.
+
+        The arguments are those of `load`. Raises `ConfigurationError`; what a server raised when it was set up
+        (`AddressInUse`, say), and then none of them runs; `ServiceStateError` when the service runs already.
+        """
+        self._lifecycle.become(State.STARTING)
+        try:
+            settings = self.load(config_file, config_string, config_dict, overrides)
+            self._coordinator.setup_servers(self.server_classes, settings)
+            self._coordinator.start()
+        except BaseException:
+            if self.state is State.STARTING:
+                self._lifecycle.become(State.STOPPING)
+                self._lifecycle.become(State.STOPPED)
+            raise
+        if self.state is not State.STARTING:
+            raise ServiceStateError("the service was stopped while it started")
+        self._lifecycle.become(State.RUNNING)
+        for server, sockets in self.endpoints.items():
+            for socket, endpoint in sockets.items():
+                log.info("%s.%s is at %s", server, socket, endpoint)
+        return self
+
+    def wait(self) -> None:
+        """Return when the service has been stopped. Raises `ServiceFailing` as soon as one of its servers died."""
+        if self.state in (State.NEW, State.STARTING):
+            raise ServiceStateError(f"a service that is {self.state.value} cannot be waited for; start it first")
+        try:
+            self._coordinator.wait()
+        except ServerFailing as error:
+            raise ServiceFailing(str(error)) from (error.__cause__ or error)
+
+    def stop(self, graceful_timeout: float = GRACEFUL_TIMEOUT) -> None:
+        """Stop the servers and wait for that. Running handlers get `graceful_timeout` seconds to finish.
+
+        Calling it again, from another greenlet, can make that shorter. A service that does not run is left as it is.
+        """
+        if self.state in (State.NEW, State.STOPPED):
+            return
+        if self.state is not State.STOPPING:
+            self._lifecycle.become(State.STOPPING)
+        self._coordinator.stop(graceful_timeout)
+        if self.state is State.STOPPING:
+            self._lifecycle.become(State.STOPPED)
+
+    def run(self, *args: Any, **kwargs: Any) -> None:
+        """Start the service with these arguments, and serve until SIGINT or SIGTERM, or until it fails.
+
+        Running handlers then have their time to finish; a second signal stops at once. Raises what `start` and `wait`
+        raise.
+        """
+        signals_seen: list[signal.Signals] = []
+
+        def stop(number: signal.Signals) -> None:
+            signals_seen.append(number)
+            at_once = len(signals_seen) > 1
+            log.info("%s: stopping%s", number.name, " at once" if at_once else "")
+            self.stop(0 if at_once else GRACEFUL_TIMEOUT)
+
+        with on_signals((signal.SIGINT, signal.SIGTERM), stop):
+            try:
+                self.start(*args, **kwargs)
+                self.wait()
+            except ServiceStateError:
+                if not signals_seen:  # else a signal came while it started
+                    raise
+            finally:
+                self.stop()
+        log.info("stopped")
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Service of {', '.join(self.server_classes) or 'no servers'}, {self.state.value}>"

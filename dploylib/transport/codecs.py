@@ -1,0 +1,151 @@
+"""Between Python objects and the mimetype and bytes of an envelope. No I/O happens here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..errors import InvalidData, UndecodableData, UnexpectedMimetype
+from .envelope import Envelope
+
+__all__ = [
+    "BYTES_MIMETYPE",
+    "JSON_MIMETYPE",
+    "MSGPACK_MIMETYPE",
+    "PROBLEM_MIMETYPE",
+    "TEXT_MIMETYPE",
+    "decode_data",
+    "decode_object",
+    "decode_text",
+    "encode",
+    "encode_json",
+]
+
+TEXT_MIMETYPE = "text/plain"
+BYTES_MIMETYPE = "application/octet-stream"
+JSON_MIMETYPE = "application/json"
+MSGPACK_MIMETYPE = "application/msgpack"
+PROBLEM_MIMETYPE = "application/problem+json"
+
+
+def encode(value: Any) -> tuple[str, bytes]:
+    """The mimetype and body for `value`: str is text, bytes are bytes, anything else is JSON (see `encode_json`)."""
+    if isinstance(value, str):
+        return TEXT_MIMETYPE, value.encode()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return BYTES_MIMETYPE, bytes(value)
+    return JSON_MIMETYPE, encode_json(value)
+
+
+def encode_json(value: Any) -> bytes:
+    """`value` as JSON: what msgspec can encode, and what has a method `serialize()` that returns such.
+
+    Raises `TypeError` for anything else.
+    """
+    return _json_encoder.encode(value)
+
+
+def decode_text(envelope: Envelope) -> str:
+    """The body of a `text/plain` envelope. Raises `UnexpectedMimetype` or `UndecodableData`."""
+    if _essence(envelope.mimetype) != TEXT_MIMETYPE:
+        raise _unexpected(envelope, TEXT_MIMETYPE)
+    return to_text(envelope.data)
+
+
+def to_text(data: bytes) -> str:
+    """`data` decoded as UTF-8. Raises `UndecodableData`."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UndecodableData(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def decode_data(envelope: Envelope) -> Any:
+    """The body of an envelope of JSON or msgpack, as dicts, lists, str, int and so on.
+
+    Raises `UnexpectedMimetype` or `UndecodableData`.
+    """
+    return _decode(_decoders(envelope)(Any), envelope)
+
+
+def decode_object(envelope: Envelope, declared: Any) -> Any:
+    """The body of an envelope of JSON or msgpack as the object that `declared` stands for.
+
+    `declared` is anything with a method `deserialize(data)`, a msgspec Struct or dataclass type (or another type that
+    msgspec knows), or a callable that takes the data. Raises `UnexpectedMimetype`, `UndecodableData`, or `InvalidData`
+    when the body is well-formed but not such an object.
+    """
+    deserialize = _deserializer(declared)
+    if deserialize is None:
+        return _decode(_decoders(envelope)(declared), envelope)
+    data = decode_data(envelope)
+    try:
+        return deserialize(data)
+    except (ValueError, TypeError, LookupError) as error:
+        raise InvalidData(f"{_name(declared)} refused the body: {type(error).__name__}: {error}") from error
+
+
+def check_declared(declared: Any) -> None:
+    """Raise `TypeError` unless `decode_object` can work with `declared`."""
+    if _deserializer(declared) is None:
+        msgspec.json.Decoder(declared)
+
+
+def _deserializer(declared: Any) -> Callable[[Any], Any] | None:
+    """The function that makes an object of decoded data, or None where msgspec does it while decoding."""
+    deserialize = getattr(declared, "deserialize", None)
+    if deserialize is not None:
+        return deserialize  # type: ignore[no-any-return]
+    known_to_msgspec = isinstance(declared, type) and (
+        issubclass(declared, msgspec.Struct) or dataclasses.is_dataclass(declared)
+    )
+    return declared if callable(declared) and not known_to_msgspec and not hasattr(declared, "__origin__") else None
+
+
+def _serialized(value: Any) -> Any:
+    for name in ("serialize", "__serialize__"):
+        method = getattr(value, name, None)
+        if method is not None:
+            return method()
+    raise TypeError(
+        f"a {type(value).__name__} cannot be turned into JSON: give it a method serialize() that returns data, "
+        "or make it a msgspec Struct or a dataclass"
+    )
+
+
+_json_encoder = msgspec.json.Encoder(enc_hook=_serialized)
+
+
+def _decode(decoder: msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any], envelope: Envelope) -> Any:
+    try:
+        return decoder.decode(envelope.data)
+    except msgspec.ValidationError as error:
+        raise InvalidData(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UndecodableData(f"the body is not {envelope.mimetype}: {error}") from error
+
+
+def _decoders(envelope: Envelope) -> Callable[[Any], msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any]]:
+    essence = _essence(envelope.mimetype)
+    if essence == JSON_MIMETYPE or essence.endswith("+json"):
+        return msgspec.json.Decoder
+    if essence in (MSGPACK_MIMETYPE, "application/x-msgpack", "application/vnd.msgpack"):
+        return msgspec.msgpack.Decoder
+    raise _unexpected(envelope, JSON_MIMETYPE)
+
+
+def _essence(mimetype: str) -> str:
+    """The mimetype without its parameters (`; charset=utf-8`): what WHATWG's MIME Sniffing calls the essence."""
+    return mimetype.partition(";")[0].strip().lower()
+
+
+def _unexpected(envelope: Envelope, expected: str) -> UnexpectedMimetype:
+    said = f"; it says: {envelope.data.decode(errors='replace')}" if envelope.mimetype == PROBLEM_MIMETYPE else ""
+    return UnexpectedMimetype(f"expected an envelope of {expected}, got one of {envelope.mimetype!r}{said}")
+
+
+def _name(declared: Any) -> str:
+    return getattr(declared, "__name__", None) or repr(declared)

@@ -1,0 +1,112 @@
+"""The context wrapper: what sockets are made from."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, ClassVar
+
+import gevent
+import zmq
+import zmq.green
+
+from .options import Options, option_pairs, socket_type_constant
+from .socket import Socket
+
+__all__ = ["DEFAULT_LINGER", "Context"]
+
+DEFAULT_LINGER = 5.0
+"""Seconds for which a closed socket still sends what is queued. libzmq's own default is for ever."""
+
+
+class Context:
+    """A wrapper around a ZeroMQ context.
+
+    `zmq_context` is a `zmq.green.Context`, or a plain `zmq.Context`: then its sockets block the thread that waits.
+    `green` says which it is. inproc endpoints are known within one context only.
+    """
+
+    _instance: ClassVar[Context | None] = None
+
+    def __init__(self, zmq_context: Any) -> None:
+        if not isinstance(zmq_context, zmq.Context):
+            raise TypeError(f"expected a zmq.green.Context or zmq.Context, got {zmq_context!r}; see Context.new()")
+        self._zmq_context: zmq.Context[Any] = zmq_context
+        self.green = isinstance(zmq_context, zmq.green.Context)
+        self._terminates = False
+        # No weak references: gevent's watcher keeps a green socket alive until it is closed, whoever forgot it.
+        self._sockets: set[Socket] = set()
+
+    @classmethod
+    def new(cls) -> Context:
+        """A new context of `zmq.green`, whose sockets linger for `DEFAULT_LINGER` seconds when closed."""
+        zmq_context = zmq.green.Context()
+        zmq_context.linger = int(DEFAULT_LINGER * 1000)
+        context = cls(zmq_context)
+        context._terminates = True
+        return context
+
+    @classmethod
+    def instance(cls) -> Context:
+        """The context that the whole process shares: a wrapper around `zmq.green.Context.instance()`."""
+        zmq_context: Any = zmq.green.Context.instance()  # another one after a fork
+        if cls._instance is None or cls._instance.zmq_context is not zmq_context:
+            zmq_context.linger = int(DEFAULT_LINGER * 1000)
+            cls._instance = cls(zmq_context)
+            cls._instance._terminates = True
+        return cls._instance
+
+    @property
+    def zmq_context(self) -> zmq.Context[Any]:
+        """The underlying context."""
+        return self._zmq_context
+
+    @property
+    def closed(self) -> bool:
+        """Whether the context was closed."""
+        return bool(self._zmq_context.closed)
+
+    def socket(self, socket_type: str, options: Options | None = None) -> Socket:
+        """A new socket of this type, by lowercase name, with these options set.
+
+        Raises `UnknownSocketType` or `UnknownOption`.
+        """
+        constant = socket_type_constant(socket_type)
+        pairs = option_pairs(options)
+        socket = Socket(self._zmq_context.socket(constant), self)
+        try:
+            for name, value in pairs:
+                socket.set_option(name, value)
+        except BaseException:
+            socket.close(linger=0)
+            raise
+        return socket
+
+    def close(self, linger: float | None = None) -> None:
+        """Close every socket that was made here, wait until they have sent what they had, and terminate the context.
+
+        `linger` (seconds) bounds that wait; None is what each socket says. Only the calling greenlet waits. A context
+        that somebody else made and we wrap is not terminated: that is for whoever made it.
+        """
+        for socket in list(self._sockets):
+            socket.close(linger)
+        if self._terminates and not self.closed:
+            # term() blocks until the sockets have flushed: a thread does that, so that the hub goes on.
+            gevent.get_hub().threadpool.apply(self._zmq_context.term)
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self._sockets)} sockets"
+        return f"<Context {'green' if self.green else 'blocking'}, {state}>"
+
+    def _add(self, socket: Socket) -> None:
+        self._sockets.add(socket)
+
+    def _remove(self, socket: Socket) -> None:
+        self._sockets.discard(socket)

@@ -1,0 +1,163 @@
+"""The envelope: how a message is laid out in the frames of a ZeroMQ multipart message. No I/O happens here.
+
+    any request frames
+    an empty delimiter frame, if there were any
+    id          str, '' unless PUB/SUB matches on it: it comes first so that a subscription sees it
+    mimetype    str
+    body        bytes
+
+These bytes are the interface: a peer that knows nothing of dploylib interoperates by sending them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from ..errors import MalformedEnvelope
+
+__all__ = ["MAX_FRAMES", "Envelope"]
+
+MAX_FRAMES = 256
+"""How many frames a message may have. An envelope has three, and one more for every hop that its route took."""
+
+_SHOWN = 60  # characters of the body that a repr shows
+
+
+class Envelope:
+    """One message. Immutable; equal to another with the same id, mimetype, data and request frames.
+
+    `id` and `mimetype` are str. `data` is the body in bytes; a str given for it is encoded as UTF-8.
+    `request_frames` are the frames in front of the delimiter (bytes), which a reply takes back with it.
+
+    Raises `TypeError` when a part is of another type.
+    """
+
+    __slots__ = ("_frames", "data", "id", "mimetype")
+
+    id: str
+    mimetype: str
+    data: bytes
+    _frames: list[bytes]  # as on the wire; a received envelope is sent on without being put together again
+
+    def __init__(
+        self, id: str, mimetype: str, data: bytes | str, request_frames: Iterable[bytes] | None = None
+    ) -> None:
+        if not isinstance(id, str) or not isinstance(mimetype, str):
+            raise TypeError(f"id and mimetype of an envelope are str, not {id!r} and {mimetype!r}")
+        body = data.encode() if isinstance(data, str) else _as_bytes(data, "data")
+        frames = [id.encode(), mimetype.encode(), body]
+        if request_frames is not None:
+            route = [_as_bytes(frame, "a request frame") for frame in request_frames]
+            if route:
+                frames[:0] = [*route, b""]
+        _set_parts(self, id, mimetype, body, frames)
+
+    @classmethod
+    def new(
+        cls, mimetype: str, data: bytes | str, id: str = "", request_frames: Iterable[bytes] | None = None
+    ) -> Envelope:
+        """A new envelope: the constructor with the arguments in the order in which they matter."""
+        return cls(id, mimetype, data, request_frames)
+
+    @classmethod
+    def from_raw(cls, raw: Sequence[bytes]) -> Envelope:
+        """The envelope in the frames of a multipart message, which must be bytes.
+
+        Raises `MalformedEnvelope` when they are not one.
+        """
+        frames = raw if type(raw) is list else list(raw)
+        count = len(frames)
+        if count != 3:
+            if count < 5 or count > MAX_FRAMES:
+                raise MalformedEnvelope(_wrong_count(count), frames)
+            if frames[-4]:
+                shown = _cut(bytes(frames[-4]))
+                raise MalformedEnvelope(f"expected an empty delimiter as frame {count - 3}, got {shown}", frames)
+        try:
+            id = frames[-3].decode()
+            mimetype = frames[-2].decode()
+        except UnicodeDecodeError as error:
+            name = "id" if error.object == frames[-3] else "mimetype"
+            shown = _cut(error.object)
+            raise MalformedEnvelope(f"the {name} is not UTF-8: {shown}", frames) from error
+        envelope = cls.__new__(cls)
+        _set_parts(envelope, id, mimetype, frames[-1], frames)
+        return envelope
+
+    @property
+    def request_frames(self) -> list[bytes]:
+        """The frames in front of the delimiter, as a list of its own."""
+        return self._frames[:-4]
+
+    @property
+    def text(self) -> str:
+        """The body decoded as UTF-8. Raises `UnicodeDecodeError` when it is not."""
+        return self.data.decode()
+
+    def transfer_object(self) -> list[bytes]:
+        """The frames to send: the reverse of `from_raw`."""
+        return list(self._frames)
+
+    def response_envelope(self, mimetype: str | None, data: bytes | str, id: str | None = None) -> Envelope:
+        """An answer to this envelope: it takes over the request frames.
+
+        It keeps the id too unless one is given, and the mimetype if that is None.
+        """
+        return Envelope(
+            self.id if id is None else id,
+            self.mimetype if mimetype is None else mimetype,
+            data,
+            self._frames[:-4],
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self._frames == other._frames if isinstance(other, Envelope) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._frames))
+
+    def __repr__(self) -> str:
+        route = f", request_frames={self.request_frames!r}" if len(self._frames) > 3 else ""
+        return f"Envelope(id={self.id!r}, mimetype={self.mimetype!r}, data={_cut(self.data)}{route})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Envelope, (self.id, self.mimetype, self.data, self.request_frames)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"an Envelope cannot be changed; make a new one instead of setting {name}")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+
+# The slots' own setters go past __setattr__, and are the cheapest way to fill an object: 35 ns each.
+_put_id = Envelope.id.__set__  # type: ignore[attr-defined,misc]
+_put_mimetype = Envelope.mimetype.__set__  # type: ignore[attr-defined,misc]
+_put_data = Envelope.data.__set__  # type: ignore[attr-defined,misc]
+_put_frames = Envelope._frames.__set__  # type: ignore[attr-defined,misc]
+
+
+def _set_parts(envelope: Envelope, id: str, mimetype: str, data: bytes, frames: list[bytes]) -> None:
+    _put_id(envelope, id)
+    _put_mimetype(envelope, mimetype)
+    _put_data(envelope, data)
+    _put_frames(envelope, frames)
+
+
+def _as_bytes(value: object, what: str) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"{what} of an envelope must be bytes, not {type(value).__name__}: {value!r}")
+
+
+def _wrong_count(count: int) -> str:
+    if count > MAX_FRAMES:
+        return f"{count} frames, more than the {MAX_FRAMES} that are taken"
+    return f"{count} frame{'' if count == 1 else 's'}, expected 3, or request frames, an empty delimiter and 3"
+
+
+def _cut(data: bytes) -> str:
+    shown = repr(data[:_SHOWN])
+    return shown if len(data) <= _SHOWN else f"{shown}... ({len(data)} bytes)"

@@ -1,0 +1,67 @@
+"""One owner for an ipc path: a lock file beside it, since libzmq lets a second bind silently steal the path."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+
+__all__ = ["IpcLock", "lockable_path"]
+
+
+class IpcLock:
+    """Holds `PATH.lock` until it is released. The lock is the kernel's: a killed owner holds nothing.
+
+    Raises `BlockingIOError` when somebody else holds it, another `OSError` when the file cannot be made.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock_path = f"{path}.lock"
+        self._lock_file: int | None = self._take()
+        self._bound: os.stat_result | None = None
+
+    def _take(self) -> int:
+        while True:
+            file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BaseException:
+                os.close(file)
+                raise
+            # An owner that released removed the file after we opened it: then ours is one that nobody else sees.
+            if _same(os.fstat(file), _stat(self._lock_path)):
+                return file
+            os.close(file)
+
+    def bound(self) -> None:
+        """Remember the socket that was just bound to the path."""
+        self._bound = _stat(self._path)
+
+    def release(self) -> None:
+        """Let go, and remove both files: libzmq leaves the path behind, and it is removed only if it is still ours."""
+        file, self._lock_file = self._lock_file, None
+        if file is None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if _same(self._bound, _stat(self._path)):
+                os.unlink(self._path)
+            os.unlink(self._lock_path)
+        os.close(file)
+
+
+def lockable_path(endpoint: str) -> str | None:
+    """The path of an `ipc://` endpoint that a second bind could steal; None for wildcards and abstract names."""
+    transport, _, path = endpoint.partition("://")
+    return path if transport == "ipc" and path != "*" and not path.startswith("@") else None
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
+    return one is not None and other is not None and os.path.samestat(one, other)

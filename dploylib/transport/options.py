@@ -1,0 +1,93 @@
+"""Socket types and socket options by their lowercase names, as in the ZeroMQ manual pages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import zmq
+
+from ..errors import UnknownOption, UnknownSocketType
+
+__all__ = [
+    "SOCKET_TYPES",
+    "Options",
+    "option_constant",
+    "option_pairs",
+    "option_value",
+    "socket_type_constant",
+    "socket_type_name",
+]
+
+Options = Mapping[str, Any] | Iterable[tuple[str, Any]]
+"""Socket options by lowercase name: a mapping, or a list of pairs where one is set more than once (`subscribe`)."""
+
+SOCKET_TYPES: dict[str, zmq.SocketType] = {
+    kind.name.lower(): kind
+    for kind in (
+        *(zmq.REQ, zmq.REP, zmq.DEALER, zmq.ROUTER),
+        *(zmq.PUB, zmq.SUB, zmq.XPUB, zmq.XSUB),
+        *(zmq.PUSH, zmq.PULL, zmq.PAIR, zmq.STREAM),
+    )
+}
+"""The stable socket types of libzmq by lowercase name; the draft ones are not in a stock pyzmq."""
+
+_BYTES_OPTIONS = frozenset(option for option in zmq.SocketOption if option._opt_type.name == "bytes")
+
+
+def socket_type_constant(name: str) -> zmq.SocketType:
+    """The constant of a socket type. Raises `UnknownSocketType`."""
+    try:
+        return SOCKET_TYPES[name]
+    except (KeyError, TypeError):
+        raise UnknownSocketType(
+            f"no socket type {name!r}{_nearest(name, SOCKET_TYPES)}; there are {', '.join(SOCKET_TYPES)}"
+        ) from None
+
+
+def socket_type_name(constant: Any) -> str:
+    """The lowercase name of a socket type."""
+    return zmq.SocketType(constant).name.lower()
+
+
+def option_constant(name: str) -> zmq.SocketOption:
+    """The constant of a socket option. Raises `UnknownOption`."""
+    known = zmq.SocketOption.__members__
+    try:
+        return known[name.upper()]
+    except (KeyError, AttributeError):
+        lowercase = [option.lower() for option in known]
+        raise UnknownOption(
+            f"no socket option {name!r}{_nearest(name, lowercase)}; see the manual page of zmq_setsockopt"
+        ) from None
+
+
+def option_value(name: str, value: Any) -> int | bytes:
+    """`value` as pyzmq wants it for this option: bytes (str is encoded as UTF-8) or int (bool counts as 0 and 1).
+
+    Raises `UnknownOption` when it is of another type.
+    """
+    wants_bytes = option_constant(name) in _BYTES_OPTIONS
+    if wants_bytes and isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes if wants_bytes else int):
+        return int(value) if isinstance(value, bool) else value
+    expected = "a str or bytes" if wants_bytes else "an int"
+    raise UnknownOption(f"socket option {name!r} takes {expected}, not {type(value).__name__}: {value!r}")
+
+
+def option_pairs(options: Options | None) -> list[tuple[str, Any]]:
+    """Either form of options as a list of pairs. Raises `UnknownOption` when it is neither form."""
+    if options is None:
+        return []
+    pairs = list(options.items() if isinstance(options, Mapping) else options)
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise UnknownOption(f"options are a mapping or a list of (name, value) pairs, but one is {pair!r}")
+    return [(name, value) for name, value in pairs]
+
+
+def _nearest(name: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name).lower(), known, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""

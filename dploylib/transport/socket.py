@@ -1,0 +1,546 @@
+"""The socket wrapper: ZeroMQ sockets that send and receive envelopes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import gevent
+import zmq
+import zmq.green
+from zmq.backend import Socket as _CSocket
+
+from ..errors import (
+    AddressInUse,
+    EndpointError,
+    MalformedEnvelope,
+    ReceiveTimeout,
+    SendTimeout,
+    SocketClosed,
+    SocketStateError,
+    TransportError,
+    UnknownOption,
+    Unroutable,
+)
+from .codecs import JSON_MIMETYPE, TEXT_MIMETYPE, decode_data, decode_object, decode_text, encode_json
+from .envelope import MAX_FRAMES, Envelope
+from .ipc_lock import IpcLock, lockable_path
+from .options import Options, option_constant, option_value, socket_type_name
+from .received import ReceivedData
+from .waiting import waiter_for
+
+if TYPE_CHECKING:
+    from .context import Context
+
+__all__ = ["Sender", "Socket"]
+
+# The C methods below zmq.green and below pyzmq's Python layer: 8-14 us a message instead of 30-50 us.
+_receive: Callable[..., bytes] = _CSocket.recv
+_send: Callable[..., None] = _CSocket.send
+_get: Callable[..., Any] = _CSocket.get
+
+_DONTWAIT = int(zmq.DONTWAIT)
+_SNDMORE = int(zmq.SNDMORE | zmq.DONTWAIT)
+_RCVMORE = int(zmq.RCVMORE)
+
+_TIMEOUT_OPTIONS = ("rcvtimeo", "sndtimeo")
+_SLOW_PEER_PAUSE = 0.02  # seconds; the longest pause between two tries to send to a ROUTER's peer at its mark
+
+
+class Sender(Protocol):
+    """The sending half of a socket, over `send_frames`. A handler's reply socket is one too."""
+
+    def send_frames(self, frames: Sequence[Any], timeout: float | None = None) -> None:
+        """Send one multipart message of these frames (bytes, or anything with the buffer protocol)."""
+
+    def send_envelope(self, envelope: Envelope | ReceivedData, timeout: float | None = None) -> None:
+        """Send an `Envelope`, or the one in what a handler received.
+
+        `timeout` is in seconds, None for as long as it takes. Raises `SendTimeout`, and then nothing was sent.
+        """
+        if isinstance(envelope, ReceivedData):
+            envelope = envelope.envelope
+        elif not isinstance(envelope, Envelope):
+            raise TypeError(f"expected an Envelope or what a handler received, got {envelope!r}")
+        self.send_frames(envelope._frames, timeout)
+
+    def send_text(self, text: str, id: str = "", timeout: float | None = None) -> None:
+        """Send `text` as an envelope of `text/plain` with this id."""
+        self.send_envelope(Envelope(id, TEXT_MIMETYPE, text), timeout)
+
+    def send_obj(self, obj: Any, id: str = "", timeout: float | None = None) -> None:
+        """Send an object as an envelope of `application/json` with this id.
+
+        The object has a method `serialize()` that returns data, or is something that msgspec can encode: a Struct, a
+        dataclass, dicts, lists and so on. Raises `TypeError` for anything else, before anything is sent.
+        """
+        self.send_envelope(Envelope(id, JSON_MIMETYPE, encode_json(obj)), timeout)
+
+    def send_json(self, data: Any, id: str = "", timeout: float | None = None) -> None:
+        """Send data as an envelope of `application/json`: the same as `send_obj`, named for what goes out."""
+        self.send_obj(data, id, timeout)
+
+
+class Socket(Sender):
+    """A ZeroMQ socket that sends and receives envelopes.
+
+    It wraps a socket of `zmq.green`, and then only the calling greenlet waits, or one of a plain `zmq.Context`, and
+    then the thread does. Many greenlets may use one green socket: messages are never interleaved, and whoever waits
+    queues.
+
+    Every send and receive takes `timeout`, in seconds; None is what `set_option("rcvtimeo" / "sndtimeo", ...)` says,
+    which is for ever unless set. 0 does not wait at all.
+    """
+
+    def __init__(self, zmq_socket: zmq.Socket[bytes], zmq_context: Context | zmq.Context[Any]) -> None:
+        from .context import Context
+
+        self._zmq_socket = zmq_socket
+        self._context = zmq_context if isinstance(zmq_context, Context) else Context(zmq_context)
+        self._waiter = waiter_for(zmq_socket)
+        self._type = socket_type_name(zmq_socket.type)
+        self._timeouts = {"rcvtimeo": -1, "sndtimeo": -1}  # milliseconds; zmq.green ignores libzmq's own
+        self._receive_timeout: float | None = None
+        self._send_timeout: float | None = None
+        self._first: bytes | None = None  # the first frame of a message whose other frames are still in libzmq
+        self._endpoints: list[str] = []
+        self._ipc_locks: dict[str, IpcLock] = {}
+        self._owns_context = False
+        self.sent = 0
+        self.received = 0
+        self._context._add(self)
+
+    # Making one ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def new(cls, socket_type: str, context: Context | str | None = None, options: Options | None = None) -> Socket:
+        """A new socket of this type, by lowercase name.
+
+        Without a context it makes one of its own, which is closed with it. Given an endpoint in place of the context
+        it connects to it: `Socket.new('req', 'tcp://127.0.0.1:5000')`.
+        """
+        if isinstance(context, str):
+            return cls.connect_new(socket_type, context, options)
+        if context is not None:
+            return context.socket(socket_type, options)
+        from .context import Context
+
+        own = Context.new()
+        try:
+            socket = own.socket(socket_type, options)
+        except BaseException:
+            own.close()
+            raise
+        socket._owns_context = True
+        return socket
+
+    @classmethod
+    def bind_new(
+        cls, socket_type: str, uri: str, options: Options | None = None, context: Context | None = None
+    ) -> Socket:
+        """A new socket, bound to `uri`. The options are set before that."""
+        return cls._new_at(socket_type, uri, options, context, cls.bind)
+
+    @classmethod
+    def connect_new(
+        cls, socket_type: str, uri: str, options: Options | None = None, context: Context | None = None
+    ) -> Socket:
+        """A new socket, connected to `uri`. The options are set before that."""
+        return cls._new_at(socket_type, uri, options, context, cls.connect)
+
+    @classmethod
+    def _new_at(
+        cls,
+        socket_type: str,
+        uri: str,
+        options: Options | None,
+        context: Context | None,
+        attach: Callable[[Socket, str], None],
+    ) -> Socket:
+        socket = cls.new(socket_type, context, options)
+        try:
+            attach(socket, uri)
+        except BaseException:
+            socket.close(linger=0)
+            raise
+        return socket
+
+    # What it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def zmq_socket(self) -> zmq.Socket[bytes]:
+        """The underlying socket. Calls on it may take away an event that a greenlet waits for in this wrapper."""
+        return self._zmq_socket
+
+    @property
+    def context(self) -> Context:
+        """The context that the socket belongs to."""
+        return self._context
+
+    @property
+    def zmq_context(self) -> Context:
+        """The same as `context`, by its older name."""
+        return self._context
+
+    @property
+    def socket_type(self) -> str:
+        """The socket type by lowercase name."""
+        return self._type
+
+    @property
+    def green(self) -> bool:
+        """Whether waiting switches to other greenlets instead of blocking the thread."""
+        return isinstance(self._zmq_socket, zmq.green.Socket)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the socket was closed."""
+        return bool(self._zmq_socket.closed)
+
+    @property
+    def endpoints(self) -> list[str]:
+        """What it is bound and connected to, wildcards resolved, in the order of the calls."""
+        return list(self._endpoints)
+
+    @property
+    def endpoint(self) -> str:
+        """What it was bound or connected to last, wildcards resolved; '' before the first time."""
+        return self._endpoints[-1] if self._endpoints else ""
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else ", ".join(self._endpoints) or "not attached"
+        return f"<Socket {self._type} {state}>"
+
+    # Options -------------------------------------------------------------------------------------------------
+
+    def set_option(self, option: str, value: Any) -> None:
+        """Set a socket option by its lowercase name. Most have an effect on later binds and connects only.
+
+        Raises `UnknownOption` when there is no such option, or it does not take this value.
+        """
+        wire_value = option_value(option, value)
+        name = option.lower()
+        if name in _TIMEOUT_OPTIONS:
+            self._set_timeout(name, int(wire_value))
+            return
+        try:
+            if name == "hwm":
+                self._zmq_socket.set_hwm(int(wire_value))
+            else:
+                self._zmq_socket.set(option_constant(option), wire_value)
+        except zmq.ZMQError as error:
+            raise self._translated(error, f"set option {option} to {value!r}", UnknownOption) from error
+
+    def get_option(self, option: str) -> Any:
+        """The value of a socket option by its lowercase name, int or bytes. Raises `UnknownOption`."""
+        if option.lower() in _TIMEOUT_OPTIONS:
+            return self._timeouts[option.lower()]
+        try:
+            return self._zmq_socket.get(option_constant(option))
+        except zmq.ZMQError as error:
+            raise self._translated(error, f"get option {option}", UnknownOption) from error
+
+    def subscribe(self, topic: str | bytes = "") -> None:
+        """Receive envelopes whose id begins with `topic` ('' for all). Only for SUB sockets."""
+        self.set_option("subscribe", topic)
+        self._waiter.wake()
+
+    def unsubscribe(self, topic: str | bytes = "") -> None:
+        """Take back one `subscribe` of the same topic."""
+        self.set_option("unsubscribe", topic)
+        self._waiter.wake()
+
+    def _set_timeout(self, name: str, milliseconds: int) -> None:
+        self._timeouts[name] = milliseconds
+        seconds = None if milliseconds < 0 else milliseconds / 1000
+        if name == "rcvtimeo":
+            self._receive_timeout = seconds
+        else:
+            self._send_timeout = seconds
+
+    # Endpoints -----------------------------------------------------------------------------------------------
+
+    def bind(self, uri: str) -> None:
+        """Bind to an endpoint. With a wildcard (`tcp://127.0.0.1:*`, `ipc://*`) see `endpoint` for what it became.
+
+        Raises `AddressInUse` or `EndpointError`.
+        """
+        path = lockable_path(uri)
+        lock = None if path is None else self._lock(uri, path)
+        try:
+            self._attach("bind", self._zmq_socket.bind, uri)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        self._endpoints.append(self._zmq_socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())  # type: ignore[union-attr]
+        if lock is not None:
+            lock.bound()
+            self._ipc_locks[self._endpoints[-1]] = lock
+
+    def bind_to_random(
+        self, uri: str, min_port: int | None = None, max_port: int | None = None, max_tries: int | None = None
+    ) -> int:
+        """Bind to a free port of `uri` (`tcp://127.0.0.1`) and return it.
+
+        Without a range the kernel picks one. With one, `max_tries` (100) ports of `min_port` (49152) up to and without
+        `max_port` (65536) are tried. Raises `AddressInUse` when none of them is free.
+        """
+        if min_port is None and max_port is None:
+            self.bind(f"{uri}:*")
+            return int(self.endpoint.rpartition(":")[2])
+        try:
+            port = self._zmq_socket.bind_to_random_port(uri, min_port or 49152, max_port or 65536, max_tries or 100)
+        except zmq.ZMQBindError as error:
+            raise AddressInUse(f"cannot bind {self!r} to {uri}: no free port found in that range") from error
+        except zmq.ZMQError as error:
+            raise self._translated(error, f"bind to {uri}", EndpointError) from error
+        self._waiter.wake()
+        self._endpoints.append(f"{uri}:{port}")
+        return port
+
+    def connect(self, uri: str) -> None:
+        """Connect to an endpoint. The peer need not be there yet. Raises `EndpointError`."""
+        self._attach("connect", self._zmq_socket.connect, uri)
+        self._endpoints.append(uri)
+
+    def unbind(self, uri: str | None = None) -> None:
+        """Stop being bound to an endpoint (the last one). Raises `EndpointError` if it is not bound to it."""
+        uri = uri or self.endpoint
+        self._attach("unbind", self._zmq_socket.unbind, uri)
+        self._forget(uri)
+        self._release_ipc(uri)
+
+    def disconnect(self, uri: str | None = None) -> None:
+        """Stop being connected to an endpoint (the last one). Raises `EndpointError` if it is not connected to it."""
+        uri = uri or self.endpoint
+        self._attach("disconnect", self._zmq_socket.disconnect, uri)
+        self._forget(uri)
+
+    def _attach(self, verb: str, call: Callable[[str], Any], uri: str) -> None:
+        try:
+            call(uri)
+        except zmq.ZMQError as error:
+            raise self._translated(error, f"{verb} to {uri}", EndpointError) from error
+        finally:
+            if not self.closed:
+                self._waiter.wake()  # these calls process commands too
+
+    def _forget(self, uri: str) -> None:
+        if uri in self._endpoints:
+            self._endpoints.remove(uri)
+
+    def _lock(self, uri: str, path: str) -> IpcLock:
+        try:
+            return IpcLock(path)
+        except BlockingIOError as error:
+            raise AddressInUse(f"cannot bind to {uri}: another socket is bound to it (it holds {path}.lock)") from error
+        except OSError as error:
+            raise EndpointError(f"cannot bind to {uri}: {error.strerror} ({path}.lock)") from error
+
+    def _release_ipc(self, uri: str) -> None:
+        lock = self._ipc_locks.pop(uri, None)
+        if lock is not None:
+            lock.release()
+
+    # Sending -------------------------------------------------------------------------------------------------
+
+    def send_frames(self, frames: Sequence[Any], timeout: float | None = None) -> None:
+        """Send one multipart message of these frames: bytes, or anything with the buffer protocol.
+
+        `timeout` is in seconds. Raises `SendTimeout`, `SocketStateError`, `Unroutable` or `SocketClosed`; and
+        `TypeError` for a frame of another type. In every case nothing of the message was sent.
+        """
+        for frame in frames:
+            if type(frame) is not bytes:
+                memoryview(frame)  # a frame that cannot be sent must be known before the first one is
+        if not frames:
+            raise TypeError("a message needs at least one frame")
+        waiter = self._waiter
+        try:
+            if waiter.sending or not self._send_now(frames):
+                self._send_when_possible(frames, self._send_timeout if timeout is None else timeout)
+        except zmq.ZMQError as error:
+            raise self._translated(error, "send") from error
+        self.sent += 1
+        if waiter.receiving or waiter.sending:
+            waiter.wake()
+
+    def _send_now(self, frames: Sequence[Any], start: int = 0) -> bool:
+        """Send the frames from `start` on, or none of the message: False when it would have to wait."""
+        last = len(frames) - 1
+        zmq_socket = self._zmq_socket
+        index = start
+        try:
+            for index in range(start, last):
+                _send(zmq_socket, frames[index], _SNDMORE)
+            index = last
+            _send(zmq_socket, frames[last], _DONTWAIT)
+        except zmq.Again:
+            # In the middle of a message this means that the peer's pipe went away and took the frames sent before:
+            # libzmq swallows the rest of the message, which must still be offered (lb.cpp, "dropping").
+            if 0 < index < last:
+                for frame in frames[index + 1 : last]:
+                    _send(zmq_socket, frame, _SNDMORE)
+                _send(zmq_socket, frames[last], _DONTWAIT)
+            return False
+        return True
+
+    def _send_when_possible(self, frames: Sequence[Any], timeout: float | None) -> None:
+        expires = None if timeout is None else time.monotonic() + timeout
+        try:
+            if self._type == "router":
+                self._send_to_slow_peer(frames, expires)
+                return
+            while True:
+                self._waiter.send_first(frames[0], 0 if len(frames) == 1 else zmq.SNDMORE, _left(expires))
+                if len(frames) == 1 or self._send_now(frames, 1):
+                    return
+        except (TimeoutError, zmq.Again):
+            raise SendTimeout(
+                f"nothing could be sent on {self!r} within {timeout} s: it has no peer, or its peers' queues are full"
+            ) from None
+
+    def _send_to_slow_peer(self, frames: Sequence[Any], expires: float | None) -> None:
+        """Try again and again. A ROUTER never says when one peer's queue has room, and others must not wait for it."""
+        pause = 0.001
+        while not self._send_now(frames):
+            left = _left(expires)
+            if left is not None and left <= 0:
+                raise TimeoutError
+            self._waiter.wake()
+            (gevent.sleep if self.green else time.sleep)(pause if left is None else min(pause, left))
+            pause = min(2 * pause, _SLOW_PEER_PAUSE)
+
+    # Receiving -----------------------------------------------------------------------------------------------
+
+    def readable(self) -> bool:
+        """Whether there is a message to receive now."""
+        if self._first is None:
+            try:
+                self._first = _receive(self._zmq_socket, _DONTWAIT)
+            except zmq.Again:
+                self._waiter.wake()
+                return False
+            except zmq.ZMQError as error:
+                raise self._translated(error, "receive") from error
+        return True
+
+    def wait_readable(self, timeout: float | None = None) -> bool:
+        """Wait until there is a message to receive; False when `timeout` seconds passed first."""
+        if self._first is None:
+            try:
+                self._first = self._wait_first(timeout)
+            except ReceiveTimeout:
+                return False
+        return True
+
+    def receive_frames(self, timeout: float | None = None) -> list[bytes]:
+        """Receive one multipart message as the list of its frames. Raises `ReceiveTimeout` or `SocketClosed`.
+
+        Raises `MalformedEnvelope` when it has more frames than are taken (`MAX_FRAMES`).
+        """
+        waiter = self._waiter
+        if waiter.receiving or not self.readable():
+            frames = [self._wait_first(timeout)]
+        else:
+            frames = [self._first]  # type: ignore[list-item]
+            self._first = None
+        zmq_socket = self._zmq_socket
+        try:
+            while _get(zmq_socket, _RCVMORE):
+                frames.append(_receive(zmq_socket, _DONTWAIT))
+                if len(frames) > MAX_FRAMES:
+                    self._refuse_rest(frames)
+        except zmq.ZMQError as error:
+            raise self._translated(error, "receive") from error
+        self.received += 1
+        if waiter.receiving or waiter.sending:
+            waiter.wake()
+        return frames
+
+    def receive_envelope(self, timeout: float | None = None) -> Envelope:
+        """Receive an `Envelope`. Raises `ReceiveTimeout`, or `MalformedEnvelope`, which carries the frames."""
+        return Envelope.from_raw(self.receive_frames(timeout))
+
+    def receive_text(self, timeout: float | None = None) -> str:
+        """Receive an envelope of `text/plain` as str. Raises `UnexpectedMimetype` for another one."""
+        return decode_text(self.receive_envelope(timeout))
+
+    def receive_json(self, timeout: float | None = None) -> Any:
+        """Receive an envelope of JSON (or msgpack) as data. Raises `UnexpectedMimetype` or `UndecodableData`."""
+        return decode_data(self.receive_envelope(timeout))
+
+    def receive_obj(self, handler: Any, timeout: float | None = None) -> Any:
+        """Receive an envelope of JSON (or msgpack) as the object that `handler` makes of its data.
+
+        `handler` is a callable that takes the data, anything with a method `deserialize(data)`, or a msgspec Struct or
+        dataclass type. Raises `InvalidData` when the data is not such an object.
+        """
+        return decode_object(self.receive_envelope(timeout), handler)
+
+    def _wait_first(self, timeout: float | None) -> bytes:
+        if timeout is None:
+            timeout = self._receive_timeout
+        try:
+            if timeout is not None and timeout <= 0:
+                raise TimeoutError
+            return self._waiter.receive_first(timeout)
+        except (TimeoutError, zmq.Again):
+            raise ReceiveTimeout(f"no message arrived on {self!r} within {timeout} s") from None
+        except zmq.ZMQError as error:
+            raise self._translated(error, "receive") from error
+
+    def _refuse_rest(self, frames: list[bytes]) -> None:
+        count = len(frames)
+        while _get(self._zmq_socket, _RCVMORE):
+            _receive(self._zmq_socket, _DONTWAIT)
+            count += 1
+        self._waiter.wake()
+        raise MalformedEnvelope(f"{count} frames, more than the {MAX_FRAMES} that are taken", frames)
+
+    # The end -------------------------------------------------------------------------------------------------
+
+    def close(self, linger: float | None = None) -> None:
+        """Close the socket. What is queued is still sent for `linger` seconds; None is what the option says.
+
+        Who waits in it gets `SocketClosed`. Closing it again does nothing.
+        """
+        if not self.closed:
+            self._zmq_socket.close(None if linger is None else int(linger * 1000))
+        self._context._remove(self)
+        self._first = None
+        for uri in list(self._ipc_locks):
+            self._release_ipc(uri)
+        if self._owns_context:
+            self._context.close()
+
+    def __enter__(self) -> Socket:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _translated(
+        self, error: zmq.ZMQError, action: str, otherwise: type[TransportError] = TransportError
+    ) -> TransportError:
+        """The exception of ours for one of pyzmq's."""
+        if self.closed or error.errno in (zmq.ETERM, zmq.ENOTSOCK):
+            return SocketClosed(f"cannot {action}: the {self._type} socket, or its context, was closed")
+        if error.errno == zmq.EFSM:
+            other = "receive" if action == "send" else "send"
+            return SocketStateError(f"cannot {action} on {self!r} now: a {self._type} socket must {other} first")
+        if error.errno == zmq.ENOTSUP:
+            return SocketStateError(f"cannot {action} on {self!r}: {self._type} sockets do not {action}")
+        if error.errno == zmq.EHOSTUNREACH and action == "send":
+            return Unroutable(f"cannot send on {self!r}: no peer has the routing id in the first frame")
+        kind = AddressInUse if error.errno == zmq.EADDRINUSE else otherwise
+        return kind(f"cannot {action} on {self!r}: {error.strerror}")
+
+
+def _left(expires: float | None) -> float | None:
+    return None if expires is None else max(0.0, expires - time.monotonic())

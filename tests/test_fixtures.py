@@ -1,0 +1,98 @@
+"""The shared fixtures find what they are there to find, plain and monkey-patched."""
+
+import sys
+from pathlib import Path
+
+import gevent.monkey
+import pytest
+
+pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.skipif(
+    gevent.monkey.is_module_patched("socket"), reason="the tests here start interpreters of both kinds themselves"
+)
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(params=["plain", "patched"])
+def run_pytest(request, pytester):
+    """Run the given test module with our conftest in an interpreter of its own."""
+    # A leak stays a leak: no need to wait for it as long as for a slow machine.
+    conftest = (HERE / "conftest.py").read_text().replace("SETTLE_SECONDS = 5.0", "SETTLE_SECONDS = 0.2")
+    pytester.makeconftest(conftest)
+    runner = ["-m", "pytest"] if request.param == "plain" else [HERE / "run_patched.py"]
+
+    def run(source: str) -> pytest.RunResult:
+        pytester.makepyfile(source)
+        return pytester.run(sys.executable, *runner, "-p", "no:cacheprovider")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("leak", "found"),
+    [
+        ("gevent.spawn(gevent.sleep, 60)", "*Greenlet*sleep*"),
+        ("gevent.spawn_raw(gevent.sleep, 60); gevent.sleep(0)", "*greenlet*which is at*"),
+        ("os.pipe()", "2 x descriptor of pipe:*"),
+        ("threading.Thread(target=time.sleep, args=(60,), daemon=True).start()", "*thread <Thread(*"),
+        ("left.append(zmq.Context().socket(zmq.PAIR))", "*descriptor of *"),
+    ],
+)
+def test_leak_check_finds(run_pytest, leak, found):
+    result = run_pytest(
+        f"""
+        import gevent, os, pytest, threading, time, zmq
+        left = []
+
+        @pytest.mark.usefixtures("leak_check")
+        def test_leaks():
+            {leak}
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*the test left behind:", found])
+
+
+def test_leak_check_passes_what_goes_away_in_a_moment(run_pytest):
+    result = run_pytest(
+        """
+        import gevent, pytest, threading, time, zmq.green
+
+        @pytest.mark.usefixtures("leak_check")
+        def test_leaves_nothing():
+            gevent.spawn(gevent.sleep, 0.01)
+            threading.Thread(target=time.sleep, args=(0.01,)).start()
+            gevent.get_hub().threadpool.apply(int)
+            context = zmq.green.Context()
+            context.socket(zmq.PAIR).close()
+            context.term()
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_ipc_dir_finds_a_file_that_was_left(run_pytest):
+    result = run_pytest(
+        """
+        def test_leaves_a_file(ipc_dir):
+            (ipc_dir / "echo").touch()
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*files left in the directory for ipc endpoints: echo"])
+
+
+def test_ipc_dir_is_short_and_removed(run_pytest):
+    result = run_pytest(
+        """
+        seen = []
+
+        def test_uses_it(ipc_dir):
+            seen.append(ipc_dir)
+            assert len(bytes(ipc_dir)) < 68
+
+        def test_is_gone():
+            assert not seen[0].exists()
+        """
+    )
+    result.assert_outcomes(passed=2)
