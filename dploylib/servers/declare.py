@@ -184,7 +184,8 @@ def bind(
 ) -> SocketDescription:
     """A bound socket that does not listen.
 
-    `out = bind('out', 'pub')` is the same as `out = bind('pub', name='out')`. `options` are its default options. Raises `DeclarationError`.
+    `out = bind('out', 'pub')` is the same as `out = bind('pub', name='out')`. `options`
+    are its default options. Raises `DeclarationError`.
     """
     return SocketDescription(*_names(names, name, socket_type), "bind", default_options=options)
 
