@@ -81,7 +81,14 @@ class InvalidData(PeerError, ValueError):
 
 
 class TransportError(DployError):
-    """A socket could not do what it was asked to. The underlying `zmq.ZMQError` is the `__cause__`."""
+    """A socket could not do what it was asked to: `socket`, where there is one.
+
+    The underlying `zmq.ZMQError`, where there is one, is the `__cause__`.
+    """
+
+    def __init__(self, message: str = "", socket: object = None) -> None:
+        super().__init__(message)
+        self.socket = socket
 
 
 class UnknownSocketType(TransportError, ValueError):

@@ -100,10 +100,17 @@ class Dispatcher:
     must_answer = False
 
     def __init__(
-        self, name: str, server: Any, description: SocketDescription, concurrency: int = 1, timeout: float | None = None
+        self,
+        name: str,
+        server: Any,
+        socket: Socket,
+        description: SocketDescription,
+        concurrency: int = 1,
+        timeout: float | None = None,
     ) -> None:
         self.name = name
         self.counts = Counts()
+        self._socket = socket
         self._server = server
         self._handler = cast(InputHandler, description.input_handler)
         self._deserializer = description.deserializer
@@ -139,6 +146,7 @@ class Dispatcher:
     def kill(self) -> None:
         """End the handlers that run in the pool."""
         if self._pool is not None:
+            gevent.sleep(0)  # one that was spawned just now must begin, or it could not tell its caller
             self._pool.kill()
 
     # How a message comes in and where its answer goes: what the subclasses change -----------------------------
@@ -229,7 +237,7 @@ class Dispatcher:
             self.counts.refused += 1
             self._complain(f"{self.name} refused a message: {error}")
             return problems.peer_problem(error)
-        if isinstance(error, Unroutable | SendTimeout) and self.can_answer:
+        if isinstance(error, Unroutable | SendTimeout) and error.socket is self._socket and self.can_answer:
             self.counts.undelivered += 1
             self._complain(f"a reply of {self.name} was not delivered: {error}")
             return None
@@ -274,6 +282,8 @@ class PeerDispatcher(Dispatcher):
     can_answer = True
 
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
+        if len(frames) == 3 and socket.socket_type == "router":
+            raise MalformedEnvelope("2 frames after the routing id, expected an empty delimiter and 3", frames)
         envelope = Envelope.from_raw(frames)
         metadata = Metadata.find(frames[:-4]) if len(frames) > 3 else None
         return socket, ReceivedData(envelope, self._deserializer, metadata)

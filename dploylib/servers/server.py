@@ -238,7 +238,7 @@ class Server(DployServer):
             return
         timeout = description.timeout if info.timeout is None else info.timeout
         make = dispatcher_class(description, concurrency)
-        self._dispatchers[name] = dispatcher = make(where, self, description, concurrency, timeout)
+        self._dispatchers[name] = dispatcher = make(where, self, socket, description, concurrency, timeout)
         self._add_socket(name, socket, dispatcher, description.attribute)
 
     def _run(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import gevent
 import zmq
@@ -104,7 +104,7 @@ class Socket(Sender):
         self._timeouts = {"rcvtimeo": -1, "sndtimeo": -1}  # milliseconds; zmq.green ignores libzmq's own
         self._receive_timeout: float | None = None
         self._send_timeout: float | None = None
-        self._first: bytes | None = None  # the first frame of a message whose other frames are still in libzmq
+        self._next: list[bytes] | None = None  # a message that was read to see whether there is one
         self._endpoints: list[str] = []
         self._ipc_locks: dict[str, IpcLock] = {}
         self._owns_context = False
@@ -364,9 +364,10 @@ class Socket(Sender):
                 self._send_when_possible(frames, self._send_timeout if timeout is None else timeout)
         except zmq.ZMQError as error:
             raise self._translated(error, "send") from error
+        finally:
+            if waiter.receiving or waiter.sending:
+                waiter.wake()
         self.sent += 1
-        if waiter.receiving or waiter.sending:
-            waiter.wake()
 
     def _send_now(self, frames: Sequence[Any], start: int = 0) -> bool:
         """Send the frames from `start` on, or none of the message: False when it would have to wait."""
@@ -400,7 +401,8 @@ class Socket(Sender):
                     return
         except (TimeoutError, zmq.Again):
             raise SendTimeout(
-                f"nothing could be sent on {self!r} within {timeout} s: it has no peer, or its peers' queues are full"
+                f"nothing could be sent on {self!r} within {timeout} s: it has no peer, or its peers' queues are full",
+                self,
             ) from None
 
     def _send_to_slow_peer(self, frames: Sequence[Any], expires: float | None) -> None:
@@ -418,9 +420,9 @@ class Socket(Sender):
 
     def readable(self) -> bool:
         """Whether there is a message to receive now."""
-        if self._first is None:
+        if self._next is None:
             try:
-                self._first = _receive(self._zmq_socket, _DONTWAIT)
+                self._next = self._with_rest(_receive(self._zmq_socket, _DONTWAIT))
             except zmq.Again:
                 self._waiter.wake()
                 return False
@@ -430,9 +432,9 @@ class Socket(Sender):
 
     def wait_readable(self, timeout: float | None = None) -> bool:
         """Wait until there is a message to receive; False when `timeout` seconds passed first."""
-        if self._first is None:
+        if self._next is None:
             try:
-                self._first = self._wait_first(timeout)
+                self._next = self._wait(timeout)
             except ReceiveTimeout:
                 return False
         return True
@@ -442,23 +444,16 @@ class Socket(Sender):
 
         Raises `MalformedEnvelope` when it has more frames than are taken (`MAX_FRAMES`).
         """
-        waiter = self._waiter
-        if waiter.receiving or not self.readable():
-            frames = [self._wait_first(timeout)]
+        frames = self._next
+        if frames is not None:
+            self._next = None
+        elif self._waiter.receiving or not self.readable():
+            frames = self._wait(timeout)
         else:
-            frames = [self._first]  # type: ignore[list-item]
-            self._first = None
-        zmq_socket = self._zmq_socket
-        try:
-            while _get(zmq_socket, _RCVMORE):
-                frames.append(_receive(zmq_socket, _DONTWAIT))
-                if len(frames) > MAX_FRAMES:
-                    self._refuse_rest(frames)
-        except zmq.ZMQError as error:
-            raise self._translated(error, "receive") from error
+            frames, self._next = cast("list[bytes]", self._next), None
         self.received += 1
-        if waiter.receiving or waiter.sending:
-            waiter.wake()
+        if len(frames) > MAX_FRAMES:
+            raise MalformedEnvelope(f"more than the {MAX_FRAMES} frames that are taken", frames)
         return frames
 
     def receive_envelope(self, timeout: float | None = None) -> Envelope:
@@ -481,25 +476,30 @@ class Socket(Sender):
         """
         return decode_object(self.receive_envelope(timeout), handler)
 
-    def _wait_first(self, timeout: float | None) -> bytes:
+    def _wait(self, timeout: float | None) -> list[bytes]:
         if timeout is None:
             timeout = self._receive_timeout
         try:
             if timeout is not None and timeout <= 0:
                 raise TimeoutError
-            return self._waiter.receive_first(timeout)
+            return self._with_rest(self._waiter.receive_first(timeout))
         except (TimeoutError, zmq.Again):
             raise ReceiveTimeout(f"no message arrived on {self!r} within {timeout} s") from None
         except zmq.ZMQError as error:
             raise self._translated(error, "receive") from error
 
-    def _refuse_rest(self, frames: list[bytes]) -> None:
-        count = len(frames)
-        while _get(self._zmq_socket, _RCVMORE):
-            _receive(self._zmq_socket, _DONTWAIT)
-            count += 1
-        self._waiter.wake()
-        raise MalformedEnvelope(f"{count} frames, more than the {MAX_FRAMES} that are taken", frames)
+    def _with_rest(self, first: bytes) -> list[bytes]:
+        """The whole message that begins with this frame; of too many frames only as many as show that."""
+        frames = [first]
+        zmq_socket = self._zmq_socket
+        while _get(zmq_socket, _RCVMORE):
+            frame = _receive(zmq_socket, _DONTWAIT)
+            if len(frames) <= MAX_FRAMES:
+                frames.append(frame)
+        waiter = self._waiter
+        if waiter.receiving or waiter.sending:
+            waiter.wake()
+        return frames
 
     # The end -------------------------------------------------------------------------------------------------
 
@@ -511,7 +511,7 @@ class Socket(Sender):
         if not self.closed:
             self._zmq_socket.close(None if linger is None else int(linger * 1000))
         self._context._remove(self)
-        self._first = None
+        self._next = None
         for uri in list(self._ipc_locks):
             self._release_ipc(uri)
         if self._owns_context:
@@ -537,7 +537,7 @@ class Socket(Sender):
         if error.errno == zmq.ENOTSUP:
             return SocketStateError(f"cannot {action} on {self!r}: {self._type} sockets do not {action}")
         if error.errno == zmq.EHOSTUNREACH and action == "send":
-            return Unroutable(f"cannot send on {self!r}: no peer has the routing id in the first frame")
+            return Unroutable(f"cannot send on {self!r}: no peer has the routing id in the first frame", self)
         kind = AddressInUse if error.errno == zmq.EADDRINUSE else otherwise
         return kind(f"cannot {action} on {self!r}: {error.strerror}")
 

@@ -70,7 +70,7 @@ class GreenWaiter:
 
     def wake(self) -> None:
         """Read the events through zmq.green, which tells those who wait for them."""
-        if self.receiving or self.sending:
+        if (self.receiving or self.sending) and not self._socket.closed:
             self._socket.get(zmq.EVENTS)
 
 
