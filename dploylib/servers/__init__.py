@@ -1,11 +1,13 @@
 """Servers: a class declares its sockets and their handlers, and dploylib runs it.
 
-from dploylib import servers
+For example::
 
-class EchoServer(servers.Server):
-    @servers.bind_in("request", "rep")
-    def echo(self, socket, received):
-        return received.text
+    from dploylib import servers
+
+    class EchoServer(servers.Server):
+        @servers.bind_in("request", "rep")
+        def echo(self, socket, received):
+            return received.text
 """
 
 from .declare import (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, overload
 
-from ..errors import DeclarationError, UnknownSocketType
+from ..errors import DeclarationError, UnknownOption, UnknownSocketType
 from ..transport import SOCKET_TYPES, Context, Sender, Socket
 from ..transport.codecs import check_declared
-from ..transport.options import Options, option_pairs, socket_type_constant
+from ..transport.options import Options, option_pairs, option_value, socket_type_constant
 
 __all__ = [
     "Handler",
@@ -57,7 +58,7 @@ class SocketDescription:
         self.setup_type = setup_type
         self.input_handler = input_handler
         self.deserializer = deserializer
-        self.default_options = option_pairs(default_options)
+        self.default_options = self._checked_options(default_options)
         self.concurrency = concurrency
         self.timeout = timeout
         self.attribute = name  # until __set_name__ says better
@@ -80,13 +81,22 @@ class SocketDescription:
             )
         if isinstance(self.concurrency, bool) or not isinstance(self.concurrency, int) or self.concurrency < 1:
             raise DeclarationError(f"{where}: concurrency is a whole number from 1 on, not {self.concurrency!r}")
-        if self.timeout is not None and not self.timeout > 0:
+        if self.timeout is not None and not _is_seconds(self.timeout):
             raise DeclarationError(f"{where}: timeout is a number of seconds above 0, not {self.timeout!r}")
         if self.deserializer is not None:
             try:
                 check_declared(self.deserializer)
             except TypeError as error:
                 raise DeclarationError(f"{where}: cannot use obj={self.deserializer!r}: {error}") from error
+
+    def _checked_options(self, options: Options | None) -> list[tuple[str, Any]]:
+        try:
+            pairs = option_pairs(options)
+            for name, value in pairs:
+                option_value(name, value)
+        except (UnknownOption, TypeError) as error:
+            raise DeclarationError(f"socket {self.name!r}: options={options!r}: {error}") from error
+        return pairs
 
     def create_socket(
         self, context: Context, uris: list[str], options: Options | None = None, concurrency: int | None = None
@@ -161,7 +171,7 @@ def bind_in(
     with: anything with a method `deserialize(data)`, a msgspec Struct or a dataclass. The others are as in
     `SocketDescription`. Raises `DeclarationError`.
     """
-    names, obj = names[:2], names[2] if len(names) == 3 else obj
+    names, obj = _without_obj(names, obj)
     return _decorator("bind", *_names(names, name, socket_type), obj, options, concurrency, timeout)
 
 
@@ -175,7 +185,7 @@ def connect_in(
     options: Options | None = None,
 ) -> Callable[[InputHandler], SocketDescription]:
     """Decorates a method as the handler of a connected socket. The arguments are those of `bind_in`."""
-    names, obj = names[:2], names[2] if len(names) == 3 else obj
+    names, obj = _without_obj(names, obj)
     return _decorator("connect", *_names(names, name, socket_type), obj, options, concurrency, timeout)
 
 
@@ -211,6 +221,11 @@ def _decorator(setup_type: str, name: str, socket_type: str, *settings: Any) -> 
     return decorate
 
 
+def _without_obj(names: tuple[Any, ...], obj: Any) -> tuple[tuple[Any, ...], Any]:
+    """The names, and `obj`, which may stand behind them."""
+    return (names[:-1], names[-1]) if len(names) == 3 and obj is None else (names, obj)
+
+
 def _names(names: tuple[Any, ...], name: str | None, socket_type: str | None) -> tuple[str, str]:
     """The name and the type of a socket, whichever of them were given by position and by keyword."""
     missing = [name is None, socket_type is None]
@@ -230,13 +245,15 @@ def _names(names: tuple[Any, ...], name: str | None, socket_type: str | None) ->
 class Handler:
     """A handler as a class, for handlers that several servers share.
 
-    class Echo(Handler):
-        socket_type = "rep"
-        def __call__(self, server, socket, received):
-            return received.text
+    For example::
 
-    class EchoServer(Server):
-        echo = Echo.bind("request")
+        class Echo(Handler):
+            socket_type = "rep"
+            def __call__(self, server, socket, received):
+                return received.text
+
+        class EchoServer(Server):
+            echo = Echo.bind("request")
 
     `socket_type`, `deserializer` (what `obj=` is to `bind_in`), `concurrency`, `timeout` and `options` are class
     attributes. One instance serves all the messages of one declaration.
@@ -293,17 +310,21 @@ def every(seconds: float) -> Callable[[Callable[[Any], Any]], Periodic]:
     Calls never overlap: one that takes longer than the period makes the next ones wait for their regular time. One
     that raises is logged, and the next one comes all the same. Raises `DeclarationError`.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+    if not _is_seconds(seconds):
         raise DeclarationError(f"every() takes a number of seconds above 0, not {seconds!r}")
     return lambda function: Periodic(seconds, function)
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 class ServerDescription:
     """What a server class declares: `sockets` by attribute name, and `periodic` methods by attribute name.
 
     Declarations are inherited. A subclass overrides one by a new declaration of the same attribute; it keeps the
-    socket and replaces only the handler by defining a method of that name; and it drops the socket by setting the
-    attribute to None.
+    socket, or the period, and replaces only the function by defining a method of that name; and it drops the
+    declaration by setting the attribute to None.
 
     Raises `DeclarationError` when two attributes declare a socket of the same name.
     """
@@ -323,15 +344,18 @@ class ServerDescription:
         return [description.name for description in self.sockets.values()]
 
     def _take(self, attribute: str, value: Any) -> None:
-        inherited = self.sockets.get(attribute)
+        socket, periodic = self.sockets.get(attribute), self.periodic.get(attribute)
+        if callable(value) and socket is not None and socket.input_handler is not None:
+            value = socket.with_handler(value)
+        elif callable(value) and periodic is not None:
+            value = Periodic(periodic.seconds, value)
         if isinstance(value, SocketDescription):
             self.sockets[attribute] = value
-        elif isinstance(value, Periodic):
-            self.periodic[attribute] = value
-        elif inherited is not None and inherited.input_handler is not None and callable(value):
-            self.sockets[attribute] = inherited.with_handler(value)
         else:
             self.sockets.pop(attribute, None)
+        if isinstance(value, Periodic):
+            self.periodic[attribute] = value
+        else:
             self.periodic.pop(attribute, None)
 
     def _check_names(self) -> None:

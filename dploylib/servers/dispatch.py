@@ -28,6 +28,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_ENDING_TIME = 2.0  # seconds that ended handlers have to tidy up
+_FAREWELL_PATIENCE = 1.0  # seconds for which the last word to a caller may wait for room in its queue
 _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about what the peers of one socket do wrong
 
 
@@ -84,8 +86,12 @@ class ReplySocket(Sender):
         """Send the reply. Raises what `Socket.send_frames` raises."""
         if self.sent:
             raise SocketStateError("cannot send: this request has been answered already")
-        self.socket.send_frames([*self._route, *frames], timeout)
-        self.sent = 1
+        self.sent = 1  # before it waits: meanwhile nobody else may answer
+        try:
+            self.socket.send_frames([*self._route, *frames], timeout)
+        except BaseException:
+            self.sent = 0
+            raise
 
 
 class Dispatcher:
@@ -132,7 +138,11 @@ class Dispatcher:
             self._refuse_malformed(socket, error)
             return
         if self._pool is None:
-            self._serve(channel, received)
+            try:
+                self._serve(channel, received)
+            except gevent.GreenletExit:
+                self._server.receive_again(socket, self)
+                raise
         else:
             self._pool.spawn(self._serve, channel, received)
             # Waiting here and not above, so that no message is in hand while the pool is full: a stop loses none.
@@ -147,7 +157,9 @@ class Dispatcher:
         """End the handlers that run in the pool."""
         if self._pool is not None:
             gevent.sleep(0)  # one that was spawned just now must begin, or it could not tell its caller
-            self._pool.kill()
+            self._pool.kill(timeout=_ENDING_TIME)
+            if self._pool:
+                log.error("%d handlers of %s do not end although they were told to", len(self._pool), self.name)
 
     # How a message comes in and where its answer goes: what the subclasses change -----------------------------
 
@@ -175,13 +187,16 @@ class Dispatcher:
                 problem = self._no_reply()
             else:
                 return
-        except gevent.GreenletExit:
-            self._send_problem(channel, received, problems.shutting_down(self.name), sent_before)
+        except gevent.GreenletExit as error:
+            stopping = self._server.stopping  # else somebody killed the handler
+            problem = problems.shutting_down(self.name) if stopping else self._failure(error, received)
+            self._send_problem(channel, received, problem, sent_before, _FAREWELL_PATIENCE)
             raise
-        except (Exception, SystemExit, gevent.Timeout) as error:  # noqa: BLE001 - a handler may raise anything
+        except KeyboardInterrupt:  # for whoever runs the program
+            raise
+        except BaseException as error:  # noqa: BLE001 - a handler may raise anything
             problem = self._failure(error, received)
-        if problem is not None:
-            self._send_problem(channel, received, problem, sent_before)
+        self._send_problem(channel, received, problem, sent_before)
 
     def _handle_in_time(self, channel: Any, received: ReceivedData) -> Any:
         """Run the handler for no longer than it may, and than its caller waits."""
@@ -189,7 +204,7 @@ class Dispatcher:
         exceeded: type[_HandlerTimeout | _DeadlineExceeded] = _DeadlineExceeded
         if self._timeout is not None and self._timeout < seconds:
             seconds, exceeded = self._timeout, _HandlerTimeout
-        if seconds <= 0:
+        if not seconds > 0:  # it may be what is no number
             raise exceeded
         timer = gevent.Timeout.start_new(seconds)
         try:
@@ -250,17 +265,25 @@ class Dispatcher:
         self._complain(f"{self.name} received a {error}")
         if self.can_answer:
             channel, route = self._return_path(socket, error.frames)
-            self._send(channel, Envelope("", PROBLEM_MIMETYPE, problems.peer_problem(error).to_json(), route))
+            envelope = Envelope("", PROBLEM_MIMETYPE, problems.peer_problem(error).to_json(), route)
+            self._send(channel, envelope, 0)  # the messages of the other peers must not wait for this one
 
-    def _send_problem(self, channel: Any, received: ReceivedData, problem: Problem, sent_before: int) -> None:
-        """Answer with a problem, unless the handler has answered."""
-        if self.can_answer and not (self.must_answer and channel.sent != sent_before):
-            self._send(channel, received.envelope.response_envelope(PROBLEM_MIMETYPE, problem.to_json()))
+    def _send_problem(
+        self,
+        channel: Any,
+        received: ReceivedData,
+        problem: Problem | None,
+        sent_before: int,
+        patience: float | None = None,
+    ) -> None:
+        """Answer with a problem, if there is one and the handler has not answered."""
+        if problem is not None and self.can_answer and not (self.must_answer and channel.sent != sent_before):
+            self._send(channel, received.envelope.response_envelope(PROBLEM_MIMETYPE, problem.to_json()), patience)
 
-    def _send(self, channel: Sender, envelope: Envelope) -> None:
+    def _send(self, channel: Sender, envelope: Envelope, timeout: float | None) -> None:
         """Send a problem. Nobody is told when that does not work: there is nobody to tell."""
         try:
-            channel.send_envelope(envelope)
+            channel.send_envelope(envelope, timeout)
             self.counts.replied += 1
         except TransportError as error:
             self.counts.undelivered += 1
@@ -299,6 +322,10 @@ class RepDispatcher(Dispatcher):
 
     can_answer = True
     must_answer = True
+
+    def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
+        # Not the socket itself: a handler that gives it away must not answer somebody else's request later on.
+        return ReplySocket(socket, []), ReceivedData(Envelope.from_raw(frames), self._deserializer)
 
 
 class RoutedRepDispatcher(RepDispatcher):

@@ -53,6 +53,8 @@ class DployServer:
         self._dispatchers: dict[str, Dispatcher] = {}
         self._background = Group()
         self._failure: ServerFailing | None = None
+        self._control: ControlLink | None = None
+        self._greenlet: Any = None
         self._stop_by: float | None = None  # on the clock of time.monotonic
 
     def __repr__(self) -> str:
@@ -78,6 +80,11 @@ class DployServer:
         """What each socket is bound or connected to, wildcards resolved, by configured name."""
         return {name: socket.endpoints for name, socket in self.sockets.items()}
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop, or has failed."""
+        return self._stop_by is not None
+
     def add_socket(self, name: str, socket: Socket, handler: SocketHandler | None = None) -> None:
         """Add a socket, which is closed with the server. `handler(socket)` is called when it can be received on."""
         self._add_socket(name, socket, handler)
@@ -95,16 +102,21 @@ class DployServer:
 
         Raises what `setup` or a socket raised; `ServerFailing` when it died later on. Nothing is left open.
         """
+        self._greenlet = gevent.getcurrent()
         try:
             self._open()
             self.setup()
             try:
-                self._run()
+                if not self.stopping:
+                    self._run()
             finally:
                 self._shut_down()
         finally:
             self._background.kill()
+            if self._control is not None:
+                self._control.close()
             self.sockets.close(self._time_left(_LEAST_CLOSING_TIME))
+            self._stop_by = 0.0  # a stop that comes now has nothing to do
         if self._failure is not None:
             raise self._failure
 
@@ -120,6 +132,14 @@ class DployServer:
             self._loop.stop()
             self._background.start(gevent.Greenlet(self._cancel_after, graceful_timeout))
 
+    def receive_again(self, socket: Socket, handler: SocketHandler) -> None:
+        """Go on receiving on a socket whose greenlet was killed in the midst of a handler.
+
+        Not when the server stops; nor when that greenlet is the server's own, and it is the server that was killed.
+        """
+        if not self.stopping and gevent.getcurrent() is not self._greenlet:
+            self._loop.register(socket, handler)
+
     # Its life --------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
@@ -128,7 +148,8 @@ class DployServer:
     def _run(self) -> None:
         """Say that the server is ready, and receive until it is stopped or fails."""
         if self._control_uri is not None:
-            self.spawn(self._obey, ControlLink(self.name, self._control_uri, self.context))
+            self._control = ControlLink(self.name, self._control_uri, self.context)
+            self.spawn(self._obey, self._control)
         try:
             self._loop.run()
         except Exception as error:  # noqa: BLE001 - it is raised from start()
@@ -156,12 +177,11 @@ class DployServer:
         timer = gevent.Timeout.start_new(seconds)
         try:
             self.teardown()
-        except gevent.Timeout as error:
-            if error is not timer:
-                raise
-            log.error("teardown of server %s did not finish within %.1f s", self.name, seconds)
-        except Exception:
-            log.exception("teardown of server %s failed", self.name)
+        except (Exception, SystemExit, gevent.Timeout) as error:
+            if error is timer:
+                log.error("teardown of server %s did not finish within %.1f s", self.name, seconds)
+            else:
+                log.exception("teardown of server %s failed", self.name)
         finally:
             timer.close()
 
@@ -176,16 +196,15 @@ class DployServer:
             dispatcher.kill()
 
     def _obey(self, control: ControlLink) -> None:
-        try:
-            while True:
-                self.stop(control.receive().graceful_timeout)
-        finally:
-            control.close()
+        while True:
+            self.stop(control.receive().graceful_timeout)
 
     def _guard(self, what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised from start()
+        except (gevent.GreenletExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is raised from start()
             self._fail(what, error)
             return None
 
@@ -204,10 +223,12 @@ class DployServer:
 class Server(DployServer):
     """A server as a class: subclass it, and declare its sockets as attributes and decorated methods.
 
-    class EchoServer(Server):
-        @bind_in("request", "rep")
-        def echo(self, socket, received):
-            return received.text
+    For example::
+
+        class EchoServer(Server):
+            @bind_in("request", "rep")
+            def echo(self, socket, received):
+                return received.text
 
     `settings.get(key)` has the general settings of the configuration. A subclass that needs to prepare something
     overrides `setup`.
@@ -254,7 +275,7 @@ class Server(DployServer):
             gevent.sleep(max(0.0, due - time.monotonic()))
             try:
                 periodic.function(self)
-            except Exception:
+            except (Exception, gevent.Timeout):
                 log.exception("%s.%s failed; it is called again in %g s", self.name, attribute, periodic.seconds)
 
 

@@ -1,10 +1,12 @@
 """Services: sets of servers that are run together from one configuration.
 
-from dploylib.services import Service
+For example::
 
-service = Service()
-service.add_server("echo", EchoServer)
-service.run(config_file="config.yaml")
+    from dploylib.services import Service
+
+    service = Service()
+    service.add_server("echo", EchoServer)
+    service.run(config_file="config.yaml")
 """
 
 from ..errors import ServiceFailing

@@ -51,9 +51,14 @@ class ServerCoordinator:
         self._context: Context | None = None
         self._control: Socket | None = None
         self._watcher: gevent.Greenlet[[Socket], None] | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Forget the run before: a coordinator may be used again."""
         self._runs: dict[str, ServerRun] = {}
         self._outcome: AsyncResult[None] = AsyncResult()
         self._stopping = False
+        self._stopped = Event()
 
     # What a subclass decides -----------------------------------------------------------------------------------
 
@@ -67,11 +72,14 @@ class ServerCoordinator:
 
     def server_ended(self, run: ServerRun, error: BaseException | None) -> None:
         """To be called in this thread's hub when a server has ended, with what it raised."""
+        if run.ended.is_set():  # it was given up, but came to its end after all
+            return
         run.error = error
         run.ended.set()
         run.settled.set()
         if not self._stopping and not self._outcome.ready():
-            log.error("server %s died", run.name, exc_info=error)
+            if run.ready.is_set():  # else start() raises it
+                log.error("server %s died", run.name, exc_info=error)
             self._outcome.set_exception(_as_failure(run))
 
     # What they share -------------------------------------------------------------------------------------------
@@ -90,6 +98,7 @@ class ServerCoordinator:
 
     def setup_servers(self, servers: Mapping[str, type[Server]], settings: Settings) -> None:
         """Make the servers, each with its part of the settings."""
+        self._prepare()
         self._context = context = self._given_context or Context.new()
         self._runs = {
             name: ServerRun(server_cls(name, settings.server_settings(name), self._control_uri, context))
@@ -97,18 +106,25 @@ class ServerCoordinator:
         }
 
     def start(self) -> None:
-        """Spawn the servers, and return when all are ready. If one is not, stop them all and raise why."""
-        self._outcome, self._stopping = AsyncResult(), False
+        """Spawn the servers, and return when all are ready. If one is not, stop them all and raise why.
+
+        Raises `ServiceStateError` when `stop` is called meanwhile.
+        """
         try:
+            self._check_not_stopped()
             self._control = Socket.bind_new("xpub", self._control_uri, context=self.context)
             self._watcher = gevent.spawn(self._watch_readiness, self._control)
             self._watcher.name = "watch the control socket"
             for run in self._runs.values():
                 log.debug("spawning server %s", run.name)
                 self.spawn(run)
+                self._check_not_stopped()
             self._wait_until_ready()
         except BaseException:
-            self.stop(graceful_timeout=0)
+            if self._stopping:
+                self._stopped.wait()
+            else:
+                self.stop(graceful_timeout=0)
             raise
 
     def wait(self) -> None:
@@ -120,7 +136,15 @@ class ServerCoordinator:
 
         A second call while the first one waits can make that shorter.
         """
-        self._stopping = True
+        first, self._stopping = not self._stopping, True
+        try:
+            self._end_servers(graceful_timeout)
+        finally:
+            if first:
+                self._close()
+        self._stopped.wait()
+
+    def _end_servers(self, graceful_timeout: float) -> None:
         for run in self._alive():
             if run.ready.is_set() and self._control is not None:
                 self._control.send_obj(Stop(graceful_timeout), id=control_topic(run.name))
@@ -131,29 +155,43 @@ class ServerCoordinator:
             log.error("server %s did not stop within %g s, and is killed", run.name, graceful_timeout + _CLOSING_TIME)
             self.kill(run)
         gevent.wait([run.ended for run in self._alive()], timeout=_CLOSING_TIME)
-        control, self._control = self._control, None
-        if control is not None:
-            if self._watcher is not None:
-                self._watcher.kill()
-            control.close(linger=0)
-        if self._given_context is None:
-            self.context.close()
-        if not self._outcome.ready():
-            self._outcome.set(None)
+        for run in self._alive():
+            log.error("server %s goes on although it was killed; its sockets are closed", run.name)
+            self.server_ended(run, None)
+
+    def _close(self) -> None:
+        try:
+            control, self._control = self._control, None
+            if control is not None:
+                if self._watcher is not None:
+                    self._watcher.kill()
+                control.close(linger=0)
+            if self._given_context is None and self._context is not None:
+                self._context.close()
+        finally:
+            self._stopped.set()
+            if not self._outcome.ready():
+                self._outcome.set(None)
+
+    def _check_not_stopped(self) -> None:
+        if self._stopping:
+            raise ServiceStateError("the service was stopped while it started")
 
     def _alive(self) -> list[ServerRun]:
         return [run for run in self._runs.values() if not run.ended.is_set()]
 
     def _wait_until_ready(self) -> None:
         for _ in gevent.iwait([run.settled for run in self._runs.values()]):
+            self._check_not_stopped()
             for run in self._runs.values():
                 if run.ended.is_set():
-                    raise run.error or _as_failure(run)
+                    # Never a GreenletExit, which would end the caller without a word.
+                    raise run.error if isinstance(run.error, Exception | SystemExit) else _as_failure(run)
 
     def _watch_readiness(self, control: Socket) -> None:
         topics = {control_topic(run.name).encode(): run for run in self._runs.values()}
         while control.wait_readable():
-            [event] = control.receive_frames()
+            event = b"".join(control.receive_frames())
             run = topics.get(event[1:])
             if run is not None and event.startswith(_SUBSCRIBED):
                 run.ready.set()
@@ -165,32 +203,43 @@ class GreenletServerCoordinator(ServerCoordinator):
 
     def __init__(self, control_uri: str = "inproc://control", context: Context | None = None) -> None:
         super().__init__(control_uri, context)
-        self._greenlets: dict[str, gevent.Greenlet[[ServerRun], None]] = {}
+        self._greenlets: dict[ServerRun, gevent.Greenlet[[ServerRun], BaseException | None]] = {}
 
     def spawn(self, run: ServerRun) -> None:
         """Run the server in a greenlet."""
-        greenlet = self._greenlets[run.name] = gevent.spawn(self._serve, run)
+        greenlet = self._greenlets[run] = gevent.Greenlet(_serve, run)
         greenlet.name = f"server {run.name}"
+        greenlet.link(lambda _: self._ended(run))  # which comes too when it is killed before it began
+        greenlet.start()
 
     def kill(self, run: ServerRun) -> None:
         """Kill the server's greenlet."""
-        if run.name in self._greenlets:
-            self._greenlets[run.name].kill(block=False)
+        if run in self._greenlets:
+            run.server.stop(0)  # so that the handlers that run know what happens, and tell their callers
+            self._greenlets[run].kill(block=False)
         else:
             self.server_ended(run, None)  # it was never spawned
 
-    def _serve(self, run: ServerRun) -> None:
-        error: BaseException | None = None
-        try:
-            run.server.start()
-        except (Exception, SystemExit, gevent.GreenletExit) as raised:  # noqa: BLE001 - wait() raises it
-            error = raised
-        self.server_ended(run, error)
+    def _ended(self, run: ServerRun) -> None:
+        greenlet = self._greenlets.pop(run)
+        self.server_ended(run, greenlet.exception or greenlet.value)
+
+
+def _serve(run: ServerRun) -> BaseException | None:
+    """Run a server to its end, and return what it raised."""
+    try:
+        run.server.start()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - wait() raises it
+        return error
+    return None
 
 
 def _as_failure(run: ServerRun) -> ServerFailing:
     if isinstance(run.error, ServerFailing):
         return run.error
-    failure = ServerFailing(f"server {run.name!r} ended without being told to: {run.error!r}")
+    reason = "" if run.error is None else f": {run.error!r}"
+    failure = ServerFailing(f"server {run.name!r} ended without being told to{reason}")
     failure.__cause__ = run.error
     return failure

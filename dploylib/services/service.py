@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
+from gevent.event import Event
+
 from ..config import Settings, YAMLConfigMapper
 from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceStateError
 from ..servers import GRACEFUL_TIMEOUT, Server
@@ -27,9 +29,11 @@ log = logging.getLogger(__name__)
 class Service:
     """A set of servers that are run together from one configuration.
 
-    service = Service()
-    service.add_server("echo", EchoServer)
-    service.run(config_file="config.yaml")
+    For example::
+
+        service = Service()
+        service.add_server("echo", EchoServer)
+        service.run(config_file="config.yaml")
 
     `templates` are sets of servers that it has from the beginning. `config_mapper` loads the configuration: a
     `YAMLConfigMapper`, unless given. `coordinator` says where the servers run: a `GreenletServerCoordinator`, unless
@@ -49,6 +53,8 @@ class Service:
         self._config_mapper = config_mapper or YAMLConfigMapper()
         self._coordinator = coordinator or GreenletServerCoordinator()
         self._lifecycle = Lifecycle()
+        self._start_over = Event()
+        self._start_over.set()
 
     # What it consists of ---------------------------------------------------------------------------------------
 
@@ -136,18 +142,21 @@ class Service:
         (`AddressInUse`, say), and then none of them runs; `ServiceStateError` when the service runs already.
         """
         self._lifecycle.become(State.STARTING)
+        self._start_over.clear()
         try:
             settings = self.load(config_file, config_string, config_dict, overrides)
+            if self.state is not State.STARTING:
+                raise ServiceStateError("the service was stopped while it started")
             self._coordinator.setup_servers(self.server_classes, settings)
             self._coordinator.start()
+            self._lifecycle.become(State.RUNNING)
         except BaseException:
             if self.state is State.STARTING:
                 self._lifecycle.become(State.STOPPING)
-                self._lifecycle.become(State.STOPPED)
+            self._lifecycle.become(State.STOPPED)
             raise
-        if self.state is not State.STARTING:
-            raise ServiceStateError("the service was stopped while it started")
-        self._lifecycle.become(State.RUNNING)
+        finally:
+            self._start_over.set()
         for server, sockets in self.endpoints.items():
             for socket, endpoint in sockets.items():
                 log.info("%s.%s is at %s", server, socket, endpoint)
@@ -172,6 +181,7 @@ class Service:
         if self.state is not State.STOPPING:
             self._lifecycle.become(State.STOPPING)
         self._coordinator.stop(graceful_timeout)
+        self._start_over.wait()  # whoever calls start() gets an error, and must be done with it
         if self.state is State.STOPPING:
             self._lifecycle.become(State.STOPPED)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 from collections.abc import Callable, Iterator
 
 import gevent
@@ -19,7 +18,7 @@ def on_signals(signals: tuple[signal.Signals, ...], handler: Callable[[signal.Si
     A greenlet and not the signal handler itself, since blocking calls raise or hang there. Only the main thread may
     handle signals: in another one this does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not gevent.get_hub().loop.default:  # that of the main thread, whichever greenlet asks
         yield
         return
     before = {number: signal.getsignal(number) for number in signals}
@@ -30,4 +29,5 @@ def on_signals(signals: tuple[signal.Signals, ...], handler: Callable[[signal.Si
         for watcher in watchers:
             watcher.cancel()
         for number, previous in before.items():
-            signal.signal(number, previous)
+            if previous is not None:  # None is a handler that was not installed from Python
+                signal.signal(number, previous)
