@@ -22,6 +22,7 @@ __all__ = [
     "decode_text",
     "encode",
     "encode_json",
+    "essence",
 ]
 
 TEXT_MIMETYPE = "text/plain"
@@ -29,6 +30,8 @@ BYTES_MIMETYPE = "application/octet-stream"
 JSON_MIMETYPE = "application/json"
 MSGPACK_MIMETYPE = "application/msgpack"
 PROBLEM_MIMETYPE = "application/problem+json"
+
+_SHOWN = 1000  # what an error quotes of what a peer sent, at most
 
 
 def encode(value: Any) -> tuple[str, bytes]:
@@ -50,7 +53,7 @@ def encode_json(value: Any) -> bytes:
 
 def decode_text(envelope: Envelope) -> str:
     """The body of a `text/plain` envelope. Raises `UnexpectedMimetype` or `UndecodableData`."""
-    if _essence(envelope.mimetype) != TEXT_MIMETYPE:
+    if essence(envelope.mimetype) != TEXT_MIMETYPE:
         raise _unexpected(envelope, TEXT_MIMETYPE)
     return to_text(envelope.data)
 
@@ -84,7 +87,7 @@ def decode_object(envelope: Envelope, declared: Any) -> Any:
     data = decode_data(envelope)
     try:
         return deserialize(data)
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise InvalidData(f"{_name(declared)} refused the body: {type(error).__name__}: {error}") from error
 
 
@@ -129,22 +132,24 @@ def _decode(decoder: msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any], e
 
 
 def _decoders(envelope: Envelope) -> Callable[[Any], msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any]]:
-    essence = _essence(envelope.mimetype)
-    if essence == JSON_MIMETYPE or essence.endswith("+json"):
+    kind = essence(envelope.mimetype)
+    if kind == JSON_MIMETYPE or kind.endswith("+json"):
         return msgspec.json.Decoder
-    if essence in (MSGPACK_MIMETYPE, "application/x-msgpack", "application/vnd.msgpack"):
+    if kind in (MSGPACK_MIMETYPE, "application/x-msgpack", "application/vnd.msgpack"):
         return msgspec.msgpack.Decoder
     raise _unexpected(envelope, JSON_MIMETYPE)
 
 
-def _essence(mimetype: str) -> str:
+def essence(mimetype: str) -> str:
     """The mimetype without its parameters (`; charset=utf-8`): what WHATWG's MIME Sniffing calls the essence."""
     return mimetype.partition(";")[0].strip().lower()
 
 
 def _unexpected(envelope: Envelope, expected: str) -> UnexpectedMimetype:
-    said = f"; it says: {envelope.data.decode(errors='replace')}" if envelope.mimetype == PROBLEM_MIMETYPE else ""
-    return UnexpectedMimetype(f"expected an envelope of {expected}, got one of {envelope.mimetype!r}{said}")
+    said = ""
+    if essence(envelope.mimetype) == PROBLEM_MIMETYPE:
+        said = f"; it says: {envelope.data[:_SHOWN].decode(errors='replace')}"
+    return UnexpectedMimetype(f"expected an envelope of {expected}, got one of {envelope.mimetype[:_SHOWN]!r}{said}")
 
 
 def _name(declared: Any) -> str:

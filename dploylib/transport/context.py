@@ -9,6 +9,7 @@ import gevent
 import zmq
 import zmq.green
 
+from ..errors import SocketClosed, TransportError
 from .options import Options, option_pairs, socket_type_constant
 from .socket import Socket
 
@@ -33,6 +34,7 @@ class Context:
         self._zmq_context: zmq.Context[Any] = zmq_context
         self.green = isinstance(zmq_context, zmq.green.Context)
         self._terminates = False
+        self._termination: Any = None
         # No weak references: gevent's watcher keeps a green socket alive until it is closed, whoever forgot it.
         self._sockets: set[Socket] = set()
 
@@ -68,11 +70,22 @@ class Context:
     def socket(self, socket_type: str, options: Options | None = None) -> Socket:
         """A new socket of this type, by lowercase name, with these options set.
 
-        Raises `UnknownSocketType` or `UnknownOption`.
+        Raises `UnknownSocketType`, `UnknownOption`, `SocketClosed` when the context was closed, or `TransportError`
+        when there can be no more sockets.
         """
         constant = socket_type_constant(socket_type)
         pairs = option_pairs(options)
-        socket = Socket(self._zmq_context.socket(constant), self)
+        try:
+            zmq_socket = self._zmq_context.socket(constant)
+        except zmq.ZMQError as error:
+            if self.closed or error.errno == zmq.ETERM:
+                raise SocketClosed(f"cannot make a {socket_type} socket: the context was closed") from error
+            raise TransportError(f"cannot make a {socket_type} socket: {error.strerror}") from error
+        try:
+            socket = Socket(zmq_socket, self)
+        except BaseException:
+            zmq_socket.close(linger=0)
+            raise
         try:
             for name, value in pairs:
                 socket.set_option(name, value)
@@ -89,9 +102,12 @@ class Context:
         """
         for socket in list(self._sockets):
             socket.close(linger)
-        if self._terminates and not self.closed:
-            # term() blocks until the sockets have flushed: a thread does that, so that the hub goes on.
-            gevent.get_hub().threadpool.apply(self._zmq_context.term)
+        if self._terminates:
+            # term() blocks until the sockets have flushed: a thread does that, so that the hub goes on. It must not be
+            # called twice at once: who closes the context meanwhile waits for the same call.
+            if self._termination is None:
+                self._termination = gevent.get_hub().threadpool.spawn(self._zmq_context.term)
+            self._termination.get()
 
     def __enter__(self) -> Context:
         return self

@@ -66,7 +66,7 @@ class Envelope:
 
         Raises `MalformedEnvelope` when they are not one.
         """
-        frames = raw if type(raw) is list else list(raw)
+        frames = list(raw)  # of its own: the caller may change the list, and nobody the envelope
         count = len(frames)
         if count != 3:
             if count < 5 or count > MAX_FRAMES:

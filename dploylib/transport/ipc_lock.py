@@ -43,10 +43,10 @@ class IpcLock:
         file, self._lock_file = self._lock_file, None
         if file is None:
             return
-        with contextlib.suppress(FileNotFoundError):
-            if _same(self._bound, _stat(self._path)):
-                os.unlink(self._path)
-            os.unlink(self._lock_path)
+        for path, ours in ((self._path, self._bound), (self._lock_path, os.fstat(file))):
+            with contextlib.suppress(OSError):  # the directory may be gone, or no longer be ours to change
+                if _same(ours, _stat(path)):
+                    os.unlink(path)
         os.close(file)
 
 

@@ -34,7 +34,7 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
             if frame.startswith(_MAGIC):
                 try:
                     return _decoder.decode(memoryview(frame)[len(_MAGIC) :])
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     continue
         return None
 

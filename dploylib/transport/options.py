@@ -81,9 +81,14 @@ def option_pairs(options: Options | None) -> list[tuple[str, Any]]:
     """Either form of options as a list of pairs. Raises `UnknownOption` when it is neither form."""
     if options is None:
         return []
-    pairs = list(options.items() if isinstance(options, Mapping) else options)
+    if isinstance(options, Mapping):
+        return list(options.items())
+    try:
+        pairs: list[Any] = list(options)
+    except TypeError:
+        raise UnknownOption(f"options are a mapping or a list of (name, value) pairs, not {options!r}") from None
     for pair in pairs:
-        if isinstance(pair, str) or len(pair) != 2:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise UnknownOption(f"options are a mapping or a list of (name, value) pairs, but one is {pair!r}")
     return [(name, value) for name, value in pairs]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gevent
@@ -49,7 +50,10 @@ class PollLoop:
 
         Returns how many were called.
         """
-        events = self._poller.poll(None if timeout is None else int(timeout * 1000))
+        events = self._poller.poll(None if timeout is None else math.ceil(timeout * 1000))
+        for socket, _ in self._handlers.values():
+            if isinstance(socket, Socket):
+                socket._waiter.wake()  # the poller reads events past zmq.green
         readable = [self._handlers[pollable] for pollable, event in events if event & zmq.POLLIN]
         for socket, handler in readable:
             handler(socket)
@@ -78,4 +82,9 @@ class PollLoop:
         """Stop, and throw `GreenletExit` into the handler that still runs."""
         self._stopping = True
         if self._runner is not None:
-            gevent.get_hub().loop.run_callback(self._runner.throw, gevent.GreenletExit)
+            gevent.get_hub().loop.run_callback(self._end, self._runner)
+
+    def _end(self, runner: Any) -> None:
+        """Throw into the greenlet that runs, unless `run` has returned meanwhile. Called by the hub itself."""
+        if runner is self._runner:
+            runner.throw(gevent.GreenletExit)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from ..errors import InvalidData, MalformedEnvelope, PeerError, UndecodableData, UnexpectedMimetype
-from .codecs import PROBLEM_MIMETYPE
+from .codecs import PROBLEM_MIMETYPE, essence
 from .envelope import Envelope
 
 __all__ = ["Problem"]
 
-_DETAIL_LIMIT = 500  # characters; an error text may quote what a peer sent
+_TEXT_LIMIT = 500  # characters; an error text may quote what a peer sent
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -27,17 +27,19 @@ class Problem(msgspec.Struct, frozen=True):
     def to_json(self) -> bytes:
         """The body to send. It never fails: what cannot be said in UTF-8 is replaced."""
         # A lone surrogate (from os.fsdecode, say) is the only str that msgspec cannot encode.
-        detail = self.detail[:_DETAIL_LIMIT].encode(errors="replace").decode()
-        return msgspec.json.encode(msgspec.structs.replace(self, detail=detail))
+        type, title, detail = (
+            text[:_TEXT_LIMIT].encode(errors="replace").decode() for text in (self.type, self.title, self.detail)
+        )
+        return msgspec.json.encode(Problem(type, title, self.status, detail))
 
     @classmethod
     def from_envelope(cls, envelope: Envelope) -> Problem | None:
         """The problem in an envelope, or None if there is none in it."""
-        if envelope.mimetype != PROBLEM_MIMETYPE:
+        if essence(envelope.mimetype) != PROBLEM_MIMETYPE:
             return None
         try:
             return msgspec.json.decode(envelope.data, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return cls("about:blank", "Unreadable problem", 500, envelope.data.decode(errors="replace"))
 
 

@@ -104,7 +104,7 @@ class _Feed(gevent.Greenlet):  # type: ignore[type-arg]  # generic only in the s
     def __init__(self, socket: Socket, handler: SocketHandler, stopping: Event) -> None:
         super().__init__()
         self.name = f"receive {getattr(handler, 'name', socket)}"
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self._socket = socket
         self._handler = handler
         self._stopping = stopping
@@ -118,8 +118,9 @@ class _Feed(gevent.Greenlet):  # type: ignore[type-arg]  # generic only in the s
     def _run(self) -> None:
         try:
             self._loop()
-        except Exception as error:  # noqa: BLE001 - run() raises it
-            self.failure = error
+        except BaseException as error:  # noqa: BLE001 - run() raises it, be it a gevent.Timeout or a SystemExit
+            if not (isinstance(error, gevent.GreenletExit) and self._stopping.is_set()):
+                self.failure = error
             self._stopping.set()
 
     def _loop(self) -> None:

@@ -29,7 +29,7 @@ from .envelope import MAX_FRAMES, Envelope
 from .ipc_lock import IpcLock, lockable_path
 from .options import Options, option_constant, option_value, socket_type_name
 from .received import ReceivedData
-from .waiting import waiter_for
+from .waiting import TimeIsUp, waiter_for
 
 if TYPE_CHECKING:
     from .context import Context
@@ -46,7 +46,8 @@ _SNDMORE = int(zmq.SNDMORE | zmq.DONTWAIT)
 _RCVMORE = int(zmq.RCVMORE)
 
 _TIMEOUT_OPTIONS = ("rcvtimeo", "sndtimeo")
-_SLOW_PEER_PAUSE = 0.02  # seconds; the longest pause between two tries to send to a ROUTER's peer at its mark
+_ROUTING_TYPES = ("router", "stream")  # the first frame of a message says which peer it is for
+_SLOW_PEER_PAUSE = 0.02  # seconds; the longest pause between two tries to send to such a peer at its high-water mark
 
 
 class Sender(Protocol):
@@ -106,6 +107,7 @@ class Socket(Sender):
         self._send_timeout: float | None = None
         self._next: list[bytes] | None = None  # a message that was read to see whether there is one
         self._endpoints: list[str] = []
+        self._resolved: dict[str, str] = {}  # what was given to bind -> its endpoint, wildcards and names resolved
         self._ipc_locks: dict[str, IpcLock] = {}
         self._owns_context = False
         self.sent = 0
@@ -227,7 +229,7 @@ class Socket(Sender):
             return
         try:
             if name == "hwm":
-                self._zmq_socket.set_hwm(int(wire_value))
+                self._zmq_socket.set_hwm(int(wire_value))  # sndhwm and rcvhwm; libzmq has no such option
             else:
                 self._zmq_socket.set(option_constant(option), wire_value)
         except zmq.ZMQError as error:
@@ -238,6 +240,8 @@ class Socket(Sender):
         if option.lower() in _TIMEOUT_OPTIONS:
             return self._timeouts[option.lower()]
         try:
+            if option.lower() == "hwm":
+                return self._zmq_socket.get_hwm()
             return self._zmq_socket.get(option_constant(option))
         except zmq.ZMQError as error:
             raise self._translated(error, f"get option {option}", UnknownOption) from error
@@ -270,12 +274,13 @@ class Socket(Sender):
         path = lockable_path(uri)
         lock = None if path is None else self._lock(uri, path)
         try:
-            self._attach("bind", self._zmq_socket.bind, uri)
+            self._attach("bind to", self._zmq_socket.bind, uri)
         except BaseException:
             if lock is not None:
                 lock.release()
             raise
         self._endpoints.append(self._zmq_socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())  # type: ignore[union-attr]
+        self._resolved[uri] = self._endpoints[-1]
         if lock is not None:
             lock.bound()
             self._ipc_locks[self._endpoints[-1]] = lock
@@ -286,44 +291,53 @@ class Socket(Sender):
         """Bind to a free port of `uri` (`tcp://127.0.0.1`) and return it.
 
         Without a range the kernel picks one. With one, `max_tries` (100) ports of `min_port` (49152) up to and without
-        `max_port` (65536) are tried. Raises `AddressInUse` when none of them is free.
+        `max_port` (65536) are tried. Raises `AddressInUse` when none of them is free, `EndpointError` for a `uri`
+        that is not of tcp or a range without a port.
         """
+        if not uri.startswith("tcp://"):
+            raise EndpointError(f"cannot bind to a random port of {uri}: only tcp:// endpoints have ports")
         if min_port is None and max_port is None:
             self.bind(f"{uri}:*")
             return int(self.endpoint.rpartition(":")[2])
+        first, end = min_port or 49152, max_port or 65536
+        if first >= end:
+            raise EndpointError(f"cannot bind to a random port of {uri}: no port from {first} up to and without {end}")
         try:
-            port = self._zmq_socket.bind_to_random_port(uri, min_port or 49152, max_port or 65536, max_tries or 100)
+            port = self._zmq_socket.bind_to_random_port(uri, first, end, max_tries or 100)
         except zmq.ZMQBindError as error:
             raise AddressInUse(f"cannot bind {self!r} to {uri}: no free port found in that range") from error
         except zmq.ZMQError as error:
             raise self._translated(error, f"bind to {uri}", EndpointError) from error
-        self._waiter.wake()
+        finally:
+            self._waiter.wake()
         self._endpoints.append(f"{uri}:{port}")
         return port
 
     def connect(self, uri: str) -> None:
         """Connect to an endpoint. The peer need not be there yet. Raises `EndpointError`."""
-        self._attach("connect", self._zmq_socket.connect, uri)
+        self._attach("connect to", self._zmq_socket.connect, uri)
         self._endpoints.append(uri)
 
     def unbind(self, uri: str | None = None) -> None:
         """Stop being bound to an endpoint (the last one). Raises `EndpointError` if it is not bound to it."""
         uri = uri or self.endpoint
-        self._attach("unbind", self._zmq_socket.unbind, uri)
-        self._forget(uri)
-        self._release_ipc(uri)
+        endpoint = self._resolved.get(uri, uri)
+        self._attach("unbind from", self._zmq_socket.unbind, endpoint)
+        self._resolved.pop(uri, None)
+        self._forget(endpoint)
+        self._release_ipc(endpoint)
 
     def disconnect(self, uri: str | None = None) -> None:
         """Stop being connected to an endpoint (the last one). Raises `EndpointError` if it is not connected to it."""
         uri = uri or self.endpoint
-        self._attach("disconnect", self._zmq_socket.disconnect, uri)
+        self._attach("disconnect from", self._zmq_socket.disconnect, uri)
         self._forget(uri)
 
     def _attach(self, verb: str, call: Callable[[str], Any], uri: str) -> None:
         try:
             call(uri)
         except zmq.ZMQError as error:
-            raise self._translated(error, f"{verb} to {uri}", EndpointError) from error
+            raise self._translated(error, f"{verb} {uri}", EndpointError) from error
         finally:
             if not self.closed:
                 self._waiter.wake()  # these calls process commands too
@@ -353,9 +367,9 @@ class Socket(Sender):
         `timeout` is in seconds. Raises `SendTimeout`, `SocketStateError`, `Unroutable` or `SocketClosed`; and
         `TypeError` for a frame of another type. In every case nothing of the message was sent.
         """
-        for frame in frames:
-            if type(frame) is not bytes:
-                memoryview(frame)  # a frame that cannot be sent must be known before the first one is
+        for frame in frames:  # one that cannot be sent must be known before the first one is
+            if type(frame) is not bytes and not memoryview(frame).c_contiguous:
+                raise TypeError(f"a frame must be contiguous in memory, and {frame!r} is not")
         if not frames:
             raise TypeError("a message needs at least one frame")
         waiter = self._waiter
@@ -381,8 +395,8 @@ class Socket(Sender):
             _send(zmq_socket, frames[last], _DONTWAIT)
         except zmq.Again:
             # In the middle of a message this means that the peer's pipe went away and took the frames sent before:
-            # libzmq swallows the rest of the message, which must still be offered (lb.cpp, "dropping").
-            if 0 < index < last:
+            # libzmq swallows the rest of the message, which must still be offered (lb.cpp, "dropping"). PAIR does not.
+            if 0 < index < last and self._type != "pair":
                 for frame in frames[index + 1 : last]:
                     _send(zmq_socket, frame, _SNDMORE)
                 _send(zmq_socket, frames[last], _DONTWAIT)
@@ -392,26 +406,28 @@ class Socket(Sender):
     def _send_when_possible(self, frames: Sequence[Any], timeout: float | None) -> None:
         expires = None if timeout is None else time.monotonic() + timeout
         try:
-            if self._type == "router":
+            if timeout is not None and timeout <= 0:
+                raise TimeIsUp
+            if self._type in _ROUTING_TYPES:
                 self._send_to_slow_peer(frames, expires)
                 return
             while True:
                 self._waiter.send_first(frames[0], 0 if len(frames) == 1 else zmq.SNDMORE, _left(expires))
                 if len(frames) == 1 or self._send_now(frames, 1):
                     return
-        except (TimeoutError, zmq.Again):
+        except TimeIsUp:
             raise SendTimeout(
                 f"nothing could be sent on {self!r} within {timeout} s: it has no peer, or its peers' queues are full",
                 self,
             ) from None
 
     def _send_to_slow_peer(self, frames: Sequence[Any], expires: float | None) -> None:
-        """Try again and again. A ROUTER never says when one peer's queue has room, and others must not wait for it."""
+        """Try again and again: nothing says when one peer's queue has room, and other peers must not wait for it."""
         pause = 0.001
         while not self._send_now(frames):
             left = _left(expires)
             if left is not None and left <= 0:
-                raise TimeoutError
+                raise TimeIsUp
             self._waiter.wake()
             (gevent.sleep if self.green else time.sleep)(pause if left is None else min(pause, left))
             pause = min(2 * pause, _SLOW_PEER_PAUSE)
@@ -481,9 +497,9 @@ class Socket(Sender):
             timeout = self._receive_timeout
         try:
             if timeout is not None and timeout <= 0:
-                raise TimeoutError
+                raise TimeIsUp
             return self._with_rest(self._waiter.receive_first(timeout))
-        except (TimeoutError, zmq.Again):
+        except TimeIsUp:
             raise ReceiveTimeout(f"no message arrived on {self!r} within {timeout} s") from None
         except zmq.ZMQError as error:
             raise self._translated(error, "receive") from error

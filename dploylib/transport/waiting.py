@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import time
 from typing import Any, Protocol
 
 import gevent
@@ -12,14 +15,18 @@ import zmq
 import zmq.green
 from gevent.lock import BoundedSemaphore
 
-__all__ = ["BlockingWaiter", "GreenWaiter", "Waiter", "waiter_for"]
+__all__ = ["BlockingWaiter", "GreenWaiter", "TimeIsUp", "Waiter", "waiter_for"]
+
+
+class TimeIsUp(Exception):
+    """What a `Waiter` raises: an exception of its own, so that a `TimeoutError` of the caller's passes through."""
 
 
 class Waiter(Protocol):
     """Receives or sends the first frame of a message, however long that takes.
 
-    `receiving` and `sending` count who is in here. `timeout` is in seconds, None for ever; when it passes, the
-    built-in `TimeoutError` is raised and nothing was received or sent.
+    `receiving` and `sending` count who is in here. `timeout` is in seconds, None for ever; when it passes, `TimeIsUp`
+    is raised and nothing was received or sent.
     """
 
     receiving: int
@@ -55,6 +62,8 @@ class GreenWaiter:
         self.receiving += 1
         try:
             with _time_limit(timeout), self._receive_turn:
+                if self.sending:
+                    self._wake_soon()
                 return self._socket.recv()
         finally:
             self.receiving -= 1
@@ -64,6 +73,8 @@ class GreenWaiter:
         self.sending += 1
         try:
             with _time_limit(timeout), self._send_turn:
+                if self.receiving:
+                    self._wake_soon()
                 self._socket.send(frame, flags)
         finally:
             self.sending -= 1
@@ -71,7 +82,12 @@ class GreenWaiter:
     def wake(self) -> None:
         """Read the events through zmq.green, which tells those who wait for them."""
         if (self.receiving or self.sending) and not self._socket.closed:
-            self._socket.get(zmq.EVENTS)
+            with contextlib.suppress(zmq.ZMQError):  # the context was terminated: who waits is told by zmq.green
+                self._socket.get(zmq.EVENTS)
+
+    def _wake_soon(self) -> None:
+        """Wake the other direction once the caller waits: finding out that it must wait may take an event away."""
+        gevent.get_hub().loop.run_callback(self.wake)
 
 
 class BlockingWaiter:
@@ -85,20 +101,28 @@ class BlockingWaiter:
 
     def receive_first(self, timeout: float | None) -> bytes:
         """The first frame of the next message."""
-        self._poll(zmq.POLLIN, timeout)
-        return self._socket.recv(zmq.DONTWAIT)
+        expires = _expiry(timeout)
+        while True:  # a poll may find a message that recv then discards: a reply to no request of this REQ
+            self._poll(zmq.POLLIN, expires)
+            with contextlib.suppress(zmq.Again):
+                return self._socket.recv(zmq.DONTWAIT)
 
     def send_first(self, frame: Any, flags: int, timeout: float | None) -> None:
         """Send the first frame of a message."""
-        self._poll(zmq.POLLOUT, timeout)
-        self._socket.send(frame, flags | zmq.DONTWAIT)
+        expires = _expiry(timeout)
+        while True:
+            self._poll(zmq.POLLOUT, expires)
+            with contextlib.suppress(zmq.Again):
+                self._socket.send(frame, flags | zmq.DONTWAIT)
+                return
 
     def wake(self) -> None:
         """Nobody else waits here."""
 
-    def _poll(self, event: int, timeout: float | None) -> None:
-        if not self._socket.poll(None if timeout is None else max(0, int(timeout * 1000)), event):
-            raise TimeoutError
+    def _poll(self, event: int, expires: float) -> None:
+        left = expires - time.monotonic()
+        if not self._socket.poll(None if left == math.inf else max(0, math.ceil(left * 1000)), event):
+            raise TimeIsUp
 
 
 def waiter_for(zmq_socket: Any) -> Waiter:
@@ -110,5 +134,9 @@ def waiter_for(zmq_socket: Any) -> Waiter:
     raise TypeError(f"expected a socket of zmq.green or of a plain zmq.Context, got {zmq_socket!r}")
 
 
+def _expiry(timeout: float | None) -> float:
+    return math.inf if timeout is None else time.monotonic() + timeout
+
+
 def _time_limit(seconds: float | None) -> gevent.Timeout:
-    return gevent.Timeout(seconds, TimeoutError)
+    return gevent.Timeout(None if seconds == math.inf else seconds, TimeIsUp)
