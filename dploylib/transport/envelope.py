@@ -127,7 +127,8 @@ class Envelope:
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"an Envelope cannot be changed; make a new one instead of setting {name}")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"an Envelope cannot be changed; make a new one instead of deleting {name}")
 
 
 # The slots' own setters go past __setattr__, and are the cheapest way to fill an object: 35 ns each.

@@ -234,15 +234,17 @@ class Socket(Sender):
                 self._zmq_socket.set(option_constant(option), wire_value)
         except zmq.ZMQError as error:
             raise self._translated(error, f"set option {option} to {value!r}", UnknownOption) from error
+        except OverflowError as error:
+            raise UnknownOption(f"cannot set option {option} to {value!r}: {error}", self) from error
 
     def get_option(self, option: str) -> Any:
         """The value of a socket option by its lowercase name, int or bytes. Raises `UnknownOption`."""
-        if option.lower() in _TIMEOUT_OPTIONS:
-            return self._timeouts[option.lower()]
+        constant = option_constant(option)
+        name = option.lower()
+        if name in _TIMEOUT_OPTIONS:
+            return self._timeouts[name]
         try:
-            if option.lower() == "hwm":
-                return self._zmq_socket.get_hwm()
-            return self._zmq_socket.get(option_constant(option))
+            return self._zmq_socket.get_hwm() if name == "hwm" else self._zmq_socket.get(constant)
         except zmq.ZMQError as error:
             raise self._translated(error, f"get option {option}", UnknownOption) from error
 

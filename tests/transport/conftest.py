@@ -1,0 +1,113 @@
+"""Fixtures for the tests of the transport: contexts, greenlets and peers that end with the test."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.subprocess
+import pytest
+
+from dploylib.transport import Context, Socket
+
+PEERS = Path(__file__).parent / "peers"
+PATIENCE = 20.0  # seconds after which something that should happen is taken not to happen
+
+
+@pytest.fixture
+def context() -> Iterator[Context]:
+    """A green context, which is closed with all its sockets."""
+    context = Context.new()
+    yield context
+    context.close(linger=0)
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., gevent.Greenlet]]:
+    """Start a greenlet that is killed with the test, if it still runs."""
+    greenlets: list[gevent.Greenlet] = []
+
+    def spawn(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> gevent.Greenlet:
+        greenlets.append(gevent.spawn(function, *arguments, **keywords))
+        return greenlets[-1]
+
+    yield spawn
+    gevent.killall(greenlets, timeout=PATIENCE)
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., None]:
+    """Wait until a condition holds; fail the test if it does not within `PATIENCE`."""
+
+    def wait_for(condition: Callable[[], Any], what: str = "") -> None:
+        with gevent.Timeout(PATIENCE, AssertionError(f"waited in vain {what}")):
+            while not condition():
+                gevent.sleep(0.002)
+
+    return wait_for
+
+
+@pytest.fixture
+def connected(context: Context) -> Callable[..., tuple[Socket, Socket]]:
+    """Make two sockets of these types: the first bound, the second connected to it, with the same options."""
+
+    def connected(bound_type: str, connecting_type: str, uri: str = "tcp://127.0.0.1:*", **options: Any) -> Any:
+        bound = context.socket(bound_type, options)
+        bound.bind(uri)
+        connecting = context.socket(connecting_type, options)
+        connecting.connect(bound.endpoint)
+        return bound, connecting
+
+    return connected
+
+
+@pytest.fixture
+def peer() -> Iterator[Callable[..., "Peer"]]:
+    """Start a script of `peers/`, which knows nothing but pyzmq, in a process of its own."""
+    peers: list[Peer] = []
+
+    def start(script: str, *arguments: str) -> Peer:
+        peers.append(Peer(script, *arguments))
+        return peers[-1]
+
+    yield start
+    for peer in peers:
+        peer.close()
+
+
+class Peer:
+    """A process that runs a script of `peers/`."""
+
+    def __init__(self, script: str, *arguments: str) -> None:
+        self.process = gevent.subprocess.Popen(
+            [sys.executable, str(PEERS / script), *arguments],
+            stdin=gevent.subprocess.PIPE,
+            stdout=gevent.subprocess.PIPE,
+        )
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        with gevent.Timeout(PATIENCE, AssertionError("the peer prints nothing")):
+            return str(self.process.stdout.readline().decode().strip())
+
+    def frames(self) -> list[bytes]:
+        """The next message that it prints: its frames in hexadecimal, separated by commas."""
+        return [bytes.fromhex(frame) for frame in self.line().split(",")]
+
+    def say(self, line: str) -> None:
+        """Give it a line to read."""
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def end(self) -> int:
+        """Wait until it ended; its exit status."""
+        with gevent.Timeout(PATIENCE, AssertionError("the peer does not end")):
+            return int(self.process.wait())
+
+    def close(self) -> None:
+        """End it now."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
