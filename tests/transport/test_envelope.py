@@ -234,9 +234,8 @@ def test_any_envelope_makes_the_round_trip(id, mimetype, data, route):
 def test_any_frames_are_an_envelope_of_the_same_frames_or_malformed(frames):
     try:
         envelope = Envelope.from_raw(frames)
-    except MalformedEnvelope as error:
-        assert error.frames == frames
-        assert error.reason in str(error)
+    except MalformedEnvelope:
+        assert reason(frames)
     else:
         assert envelope.transfer_object() == frames
         assert Envelope(envelope.id, envelope.mimetype, envelope.data, envelope.request_frames) == envelope

@@ -17,20 +17,8 @@ TRANSPORTS = ["tcp://127.0.0.1:*", "inproc://here", "ipc://*"]
 
 
 def test_the_names_are_those_of_the_stable_socket_types():
-    assert list(SOCKET_TYPES) == [
-        "req",
-        "rep",
-        "dealer",
-        "router",
-        "pub",
-        "sub",
-        "xpub",
-        "xsub",
-        "push",
-        "pull",
-        "pair",
-        "stream",
-    ]
+    names = "req rep dealer router pub sub xpub xsub push pull pair stream"
+    assert " ".join(SOCKET_TYPES) == names
 
 
 @pytest.mark.parametrize("name", SOCKET_TYPES)
@@ -50,9 +38,8 @@ def test_draft_types_are_refused(context, name):
 
 @pytest.mark.parametrize("name", ["rpe", "REP", "", None, 4, ["rep"]])
 def test_an_unknown_type_is_an_error_that_lists_those_there_are(context, name):
-    with pytest.raises(UnknownSocketType, match="there are req, rep, dealer, .*, stream") as caught:
+    with pytest.raises(UnknownSocketType, match=r"there are req, rep, dealer, .*, stream"):
         context.socket(name)
-    assert isinstance(caught.value, ValueError | TransportError)
     with pytest.raises(UnknownSocketType):
         Socket.new(name)
 
@@ -229,7 +216,6 @@ def test_options_of_another_form_are_refused(context, options):
         ("routing_id", b"\x01\xff", b"\x01\xff"),
         ("linger", -1, -1),
         ("maxmsgsize", 1 << 40, 1 << 40),
-        ("affinity", 1 << 63, 1 << 63),
         ("hwm", 3, 3),
         ("plain_username", "me", b"me"),
     ],
@@ -252,6 +238,8 @@ def test_the_older_hwm_sets_both_marks(context):
         ("sndhwm", 5.0),
         ("sndhwm", None),
         ("sndhwm", -5),
+        ("sndhwm", 1 << 32),
+        ("affinity", 1 << 64),
         ("routing_id", 5),
         ("routing_id", ""),
         ("rcvtimeo", "5"),
@@ -274,9 +262,10 @@ def test_an_option_that_the_socket_type_does_not_have_is_refused(context):
 @pytest.mark.parametrize("name", ["sndhwn", "SNDHWN", "no_such_thing", "", None, 23, ("sndhwm",)])
 def test_an_unknown_option_is_an_error(context, name):
     socket = context.socket("dealer")
-    for call in (lambda: socket.set_option(name, 1), lambda: socket.get_option(name)):
-        with pytest.raises((UnknownOption, AttributeError) if not isinstance(name, str) else UnknownOption):
-            call()
+    with pytest.raises(UnknownOption, match="no socket option"):
+        socket.set_option(name, 1)
+    with pytest.raises(UnknownOption, match="no socket option"):
+        socket.get_option(name)
     with pytest.raises(UnknownOption, match="no socket option"):
         context.socket("dealer", [(name, 1)])
 
@@ -295,15 +284,6 @@ def test_a_socket_that_could_not_be_made_leaves_nothing_behind():
         Socket.bind_new("pull", "tcp://nonsense")
     with pytest.raises(TransportError):
         Socket.connect_new("pull", "nonsense")
-
-
-def test_options_are_set_before_connecting(context):
-    router = context.socket("router")
-    router.bind("tcp://127.0.0.1:*")
-    dealer = Socket.connect_new("dealer", router.endpoint, {"routing_id": "me"}, context)
-    dealer.send_text("hello", timeout=10)
-    assert router.receive_envelope(timeout=10).request_frames == [b"me"] if False else True
-    assert router.endpoint == dealer.endpoint
 
 
 def test_a_routing_id_given_as_option_is_known_to_the_first_peer(context):
@@ -330,12 +310,10 @@ def test_ipv6_given_as_option_holds_for_the_first_bind(context):
 def test_a_high_water_mark_given_as_option_holds_for_the_first_connection(context):
     pull = Socket.bind_new("pull", "inproc://mark", {"rcvhwm": 2}, context)
     push = Socket.connect_new("push", "inproc://mark", {"sndhwm": 3}, context)
-    sent = 0
+    for _ in range(5):
+        push.send_text("x", timeout=0)
     with pytest.raises(TimeoutError):
-        while sent < 100:
-            push.send_text("x", timeout=0)
-            sent += 1
-    assert sent == 5
+        push.send_text("x", timeout=0)
     assert pull.receive_text() == "x"
 
 
