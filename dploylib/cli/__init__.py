@@ -1,0 +1,53 @@
+"""The command line, one file a command. Importing it imports little more than click: commands import what they need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from .. import __version__
+from . import call, check, listen, run, schema, send
+from .exit_codes import ExitCode, table
+from .failures import reported
+
+__all__ = ["cli", "main"]
+
+
+class _Commands(click.Group):
+    """Tells about the failure of a command. click lists commands by name; here they stand in the order of their use."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with reported():
+            return super().invoke(ctx)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"\b\nExit codes:\n{table()}",
+)
+@click.version_option(__version__, prog_name="dploylib", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Run services over ZeroMQ, and talk to them."""
+
+
+for module in (run, check, schema, call, send, listen):
+    cli.add_command(module.command)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line with these arguments, those of the process by default. Returns the exit status."""
+    try:
+        return int(cli.main(args, prog_name="dploylib", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return ExitCode.SIGINT
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else ExitCode.FAILED

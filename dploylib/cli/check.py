@@ -1,0 +1,50 @@
+"""`dploylib check`: says whether a service would start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .parameters import Target, configuration, service_options
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..services import Service
+
+__all__ = ["command"]
+
+
+@click.command("check", epilog="Example: dploylib check examples/echo.py -c examples/echo.yaml")
+@service_options
+def command(target: Target, config: str | None, overrides: tuple[tuple[str, str], ...], patch: bool) -> None:
+    """Check a service and its configuration.
+
+    Does everything that `run` does, but binds and connects nothing. Prints every problem, one a line, or what would
+    run.
+    """
+    from .modules import load_service, patch_standard_library
+
+    arguments = configuration(config, overrides)
+    if patch:
+        patch_standard_library()
+    service = load_service(target)
+    settings = service.load(**arguments)
+    for line in _summary(service, settings):
+        click.echo(line)
+
+
+def _summary(service: Service, settings: Settings) -> list[str]:
+    rows = [
+        (f"{server}.{socket.name}", socket.socket_type, socket.setup_type, " ".join(infos[socket.name].uris))
+        for server, cls in service.server_classes.items()
+        for infos in [settings.server_info(server)]
+        for socket in cls.description.sockets.values()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [f"OK: {_counted(len(service.server_classes), 'server')}, {_counted(len(rows), 'socket')}", *lines]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,167 @@
+"""The kinds of arguments and options that several commands take. Each says what it expects."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # which older versions of click cannot subscript
+
+__all__ = [
+    "ENDPOINT",
+    "SECONDS",
+    "TEXT",
+    "Target",
+    "configuration",
+    "service_options",
+    "uri_argument",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Target(NamedTuple):
+    """Where a service is: `module` is a dotted name or the path of a file, `attribute` a dotted name in it."""
+
+    module: str
+    attribute: str = "service"
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.attribute}"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the module is given as the path of a file."""
+        return self.module.endswith(".py") or os.sep in self.module
+
+
+class _TargetType(_ParamType):
+    name = "MODULE:ATTRIBUTE"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Target:
+        if isinstance(value, Target):
+            return value
+        module, colon, attribute = value.rpartition(":")
+        target = Target(module, attribute) if colon else Target(value)
+        if not target.module or not all(part.isidentifier() for part in target.attribute.split(".")):
+            self._fail(value, parameter, context)
+        if not target.is_file and not all(target.module.split(".")):
+            self._fail(value, parameter, context)
+        return target
+
+    def _fail(self, value: str, parameter: click.Parameter | None, context: click.Context | None) -> None:
+        self.fail(
+            f"{value!r}: expected MODULE:ATTRIBUTE, as in package.module:service or path/to/file.py:service",
+            parameter,
+            context,
+        )
+
+
+class _EndpointType(_ParamType):
+    name = "endpoint"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        from ..config.endpoints import endpoint_flaw
+
+        text = TEXT.convert(value, parameter, context)
+        flaw = endpoint_flaw(text)
+        if flaw is None and text.startswith("inproc://"):
+            flaw = "an inproc endpoint is known within one process only"
+        if flaw is not None:
+            self.fail(f"{text!r}: {flaw}", parameter, context)
+        return text
+
+
+class _Seconds(_ParamType):
+    name = "seconds"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < _FOREVER:
+            self.fail(f"{value!r}: expected a number of seconds above 0, as in 2.5", parameter, context)
+        return seconds
+
+
+class _Text(_ParamType):
+    name = "text"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # Python hands undecodable arguments over as lone surrogates
+            self.fail("expected text in UTF-8; --file or stdin take any bytes", parameter, context)
+        return str(value)
+
+
+class _Override(_ParamType):
+    name = "PATH=VALUE"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        path, equals, text = TEXT.convert(value, parameter, context).partition("=")
+        if not path or not equals:
+            self.fail(
+                f"{value!r}: expected PATH=VALUE, as in servers.echo.request.uri=tcp://127.0.0.1:5000",
+                parameter,
+                context,
+            )
+        return path, text
+
+
+_FOREVER = 1e9  # seconds; poll takes milliseconds as an int of the platform
+TEXT = _Text()
+"""Text that can be sent."""
+SECONDS = _Seconds()
+"""A duration above 0."""
+ENDPOINT = _EndpointType()
+"""An endpoint of another process."""
+
+
+def uri_argument(function: _Function) -> _Function:
+    """Take the argument URI."""
+    return click.argument("uri", type=ENDPOINT)(function)
+
+
+def service_options(function: _Function) -> _Function:
+    """Take what says which service to load, and its configuration: `target`, `config`, `overrides`, `patch`."""
+    decorators = (
+        click.argument("target", type=_TargetType(), metavar="MODULE[:ATTRIBUTE]"),
+        click.option("-c", "--config", metavar="FILE", help="The configuration, a file of YAML."),
+        click.option(
+            "--set",
+            "overrides",
+            type=_Override(),
+            metavar="PATH=VALUE",
+            multiple=True,
+            help="Replace one value of the configuration (servers.echo.request.uri=tcp://*:5000). The value is YAML. "
+            "Can be given several times, and without a file.",
+        ),
+        click.option(
+            "--patch/--no-patch",
+            default=True,
+            show_default=True,
+            help="Whether gevent patches the standard library before the module is imported.",
+        ),
+    )
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
+
+
+def configuration(config: str | None, overrides: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The arguments of `Service.load` and `Service.start` for these options. Of equal paths the last one counts."""
+    if config is None and not overrides:
+        raise click.UsageError("no configuration: give a file with -c FILE, or its values with --set PATH=VALUE")
+    source: dict[str, Any] = {"config_dict": {"servers": {}}} if config is None else {"config_file": config}
+    return {**source, "overrides": dict(overrides)}

@@ -1,0 +1,77 @@
+"""Sockets of the commands that talk to a running service."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from .exit_codes import ExitCode
+from .failures import Failure, tell
+
+if TYPE_CHECKING:
+    from ..transport import Socket
+
+__all__ = ["FRAMES_SHOWN", "connect", "peer_socket", "show_frames", "time_is_up"]
+
+FRAMES_SHOWN = 1000
+"""How many bytes of a frame --verbose shows."""
+
+
+@contextlib.contextmanager
+def peer_socket(
+    socket_type: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None
+) -> Iterator[Socket]:
+    """A socket that is closed at the end, without sending what is still queued unless its `linger` is set.
+
+    It is a plain one, that blocks: there is nothing else to do meanwhile, and gevent prints a traceback for Ctrl-C.
+    SIGTERM ends the command as Ctrl-C does, so that an ipc file is removed.
+    """
+    import zmq
+
+    from ..transport import Context
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.SIGTERM))
+    zmq_context = zmq.Context()
+    context = Context(zmq_context)
+    try:
+        socket = context.socket(socket_type, options)
+        socket.set_option("linger", 0)
+        yield socket
+    finally:
+        context.close()
+        zmq_context.term()
+
+
+def connect(socket: Socket, uri: str, timeout: float) -> None:
+    """Connect to a peer, and wait until it has shaken hands. Without one within `timeout` seconds the command ends.
+
+    ZMQ_IMMEDIATE would tell about the connection too, but it drops a reply that came right before the peer went away.
+    """
+    import zmq
+
+    monitor: Any = socket.zmq_socket.get_monitor_socket(zmq.Event.HANDSHAKE_SUCCEEDED)
+    try:
+        socket.connect(uri)
+        if not monitor.poll(timeout * 1000):
+            time_is_up(f"{uri}: no connection within {timeout:g} s; is its service running?")
+    finally:
+        socket.zmq_socket.disable_monitor()
+        monitor.close()  # disable_monitor leaves that to the garbage collector, for which term() would wait
+
+
+def time_is_up(message: str) -> NoReturn:
+    """End the command since its time is up."""
+    tell(Failure(ExitCode.TIMEOUT, [f"Error: {message}"]))
+    sys.exit(ExitCode.TIMEOUT)
+
+
+def show_frames(direction: str, frames: Sequence[bytes]) -> None:
+    """Print frames to stderr, one a line: `> 'text/plain'`."""
+    for frame in frames:
+        rest = f"... ({len(frame)} bytes)" if len(frame) > FRAMES_SHOWN else ""
+        click.echo(f"{direction} {frame[:FRAMES_SHOWN]!r}{rest}", err=True)

@@ -1,0 +1,71 @@
+"""`dploylib run`: runs a service in the foreground."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .exit_codes import ExitCode
+from .failures import reported, tell
+from .logs import LEVELS, configure, log_failure
+from .parameters import Target, configuration, service_options
+
+if TYPE_CHECKING:
+    from ..services import Service
+
+__all__ = ["command"]
+
+
+@click.command("run", epilog="Example: dploylib run examples/echo.py -c examples/echo.yaml --log-format json")
+@service_options
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="The least important level that is logged.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Lines of text, or an object of JSON a line.",
+)
+def command(
+    target: Target,
+    config: str | None,
+    overrides: tuple[tuple[str, str], ...],
+    patch: bool,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Run a service in the foreground.
+
+    MODULE is a dotted name, looked for from the current directory on, or the path of a .py file. ATTRIBUTE is the
+    Service in it; without one it is "service".
+
+    The first SIGINT or SIGTERM stops receiving and lets the running handlers finish, a second one stops at once. The
+    log goes to stderr.
+    """
+    from .modules import load_service, patch_standard_library
+
+    arguments = configuration(config, overrides)
+    if patch:
+        patch_standard_library()
+    configure(log_level, log_format)
+    with reported(log_failure if log_format == "json" else tell):
+        code = _serve(load_service(target), arguments)
+    raise SystemExit(code)
+
+
+def _serve(service: Service, arguments: dict[str, Any]) -> ExitCode:
+    """Run it until it is stopped. A second signal, which cut handlers short, is told from a stop that let them end."""
+    from ..services.signals import on_signals
+
+    seen: list[signal.Signals] = []
+    with on_signals((signal.SIGINT, signal.SIGTERM), seen.append):
+        service.run(**arguments)
+    return ExitCode[seen[1].name] if len(seen) > 1 else ExitCode.OK
