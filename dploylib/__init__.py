@@ -1,6 +1,6 @@
 """A runtime for services made of greenlets that talk over ZeroMQ.
 
-Declare a server as a class, its sockets as decorated methods and its endpoints in YAML:
+Declare a server as a class, its sockets as decorated methods and its endpoints in YAML::
 
     from dploylib import Server, Service, bind_in
 

@@ -1,5 +1,7 @@
 """Configuration: a file, text or dict in, typed and checked `Settings` out.
 
+For example::
+
     settings = YAMLConfigMapper().process("config.yaml")
     settings.socket_info("echo", "request").uris
 

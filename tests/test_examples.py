@@ -1,0 +1,270 @@
+"""Each example does what the comment at its top says: the commands that stand there are run, with free endpoints."""
+
+import ast
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import gevent.monkey
+import pytest
+
+from dploylib.config import YAMLConfigMapper
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+SERVICES = sorted(path.parent.name for path in EXAMPLES.glob("*/service.py"))
+PATIENCE = 30  # seconds until a process is given up
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+pytestmark = pytest.mark.skipif(
+    gevent.monkey.is_module_patched("socket"), reason="examples run in interpreters of their own, which decide to patch"
+)
+
+
+def commands(path):
+    """The commands in the comment at the top of an example, by program and subcommand, in their order."""
+    lines = re.findall(r"^    ((?:dploylib|python|pytest) .*)$", ast.get_docstring(ast.parse(path.read_text())), re.M)
+    return [shlex.split(line) for line in lines]
+
+
+def as_process(command):
+    """The command for this interpreter, installed or not."""
+    program, *arguments = command
+    return [sys.executable, *([] if program == "python" else ["-m", program]), *arguments]
+
+
+def run(command, directory=ROOT):
+    """Run a command to its end, and return its status and what it said."""
+    done = subprocess.run(
+        as_process(command), cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@contextlib.contextmanager
+def started(command, **options):
+    """Run a command in the background, and end it unless it has ended by itself."""
+    options = {"cwd": ROOT, "env": ENVIRONMENT, "text": True, **options}
+    process = subprocess.Popen(as_process(command), **options)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def running(name):
+    """Run the service of an example as its comment says, but for the ports. Yield the other commands of the comment."""
+    command, *others = commands(EXAMPLES / name / "service.py")
+    written = (EXAMPLES / name / "config.yaml").read_text()
+    ports = re.findall(r"\$\{(\w+_PORT):-\d+\}", written)
+    assert ports
+    defaults = YAMLConfigMapper(environ={}).process_string(written)
+    uris = {
+        f"{server}.{socket}": info.uri
+        for server in defaults.server_names
+        for socket, info in defaults.server_info(server).items()
+    }
+    with started(
+        [*command, "--log-format", "json"],
+        env={**ENVIRONMENT, **dict.fromkeys(ports, "*")},
+        stderr=subprocess.PIPE,
+    ) as process:
+        endpoints = {}
+        while len(endpoints) < len(uris):
+            line = process.stderr.readline()
+            assert line, f"the service ended with status {process.wait()} before it was ready"
+            socket, is_at, endpoint = json.loads(line)["message"].partition(" is at ")
+            if is_at:
+                endpoints[uris[socket]] = endpoint
+        yield [[endpoints.get(argument, argument) for argument in other] for other in others]
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert [entry for entry in map(json.loads, log.splitlines()) if entry["level"] in ("error", "critical")] == []
+
+
+def test_the_echo_service_echoes():
+    with running("echo") as [call]:
+        assert run(call) == (0, "hello\n", "")
+
+
+def test_the_echo_service_runs_as_a_script_too(tmp_path):
+    shutil.copytree(EXAMPLES / "echo", tmp_path, dirs_exist_ok=True)
+    environment = {**ENVIRONMENT, "ECHO_PORT": "no port"}
+    done = subprocess.run(
+        [sys.executable, "service.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    # It has found its configuration, and has got as far as the port that it cannot use.
+    assert "config.yaml:4: servers.echo.request.uri: found 'tcp://127.0.0.1:no port'" in done.stderr
+
+
+def test_a_class_handler_serves_two_servers():
+    with running("class_handler") as [call_quiet, call_loud]:
+        assert run(call_quiet) == (0, "hello\n", "")
+        assert run(call_loud) == (0, "!!! hello\n", "")
+
+
+def test_a_broadcast_reaches_a_listener():
+    with running("broadcast") as [listen, send], started([*listen, "--count", "1"], stdout=subprocess.PIPE) as listener:
+        while listener.poll() is None:  # what is sent before the listener has subscribed is not for it
+            assert run(send) == (0, "", "")
+        assert "good morning" in listener.stdout.read()
+        assert listener.returncode == 0
+
+
+def test_the_queue_gives_back_what_was_put_in():
+    with running("queue") as [put, take, take_wrongly]:
+        assert run(put) == (0, '{"position":1}\n', "")
+        assert run(put) == (0, '{"position":2}\n', "")
+        status, output, _ = run(take)
+        assert (status, json.loads(output)) == (0, [{"app": "shop", "commit": "1f3a"}] * 2)
+        assert run(take) == (0, "[]\n", "")
+
+        status, output, error = run(take_wrongly)
+        assert (status != 0, output) == (True, "")
+        assert "Expected `int`, got `str` - at `$.limit`" in error
+
+
+def test_slow_handlers_run_at_once():
+    with running("slow_handlers") as [ask]:
+        status, output, error = run(ask)
+    assert (status, error) == (0, "")
+    at_once = int(re.match(r"20 replies; up to (\d+) handlers ran at once\nstarted\nfinished\n$", output)[1])
+    assert at_once > 1
+
+
+def test_the_ticker_publishes_and_says_goodbye():
+    with contextlib.ExitStack() as stack:
+        with running("ticker") as [listen]:
+            listener = stack.enter_context(started(listen, stdout=subprocess.PIPE))
+            lines = [listener.stdout.readline(), listener.stdout.readline()]
+        while "goodbye" not in lines[-1]:
+            lines.append(listener.stdout.readline())
+            assert lines[-1], f"the listener ended with status {listener.wait()}"
+    ticks = [line.split()[-1] for line in lines[:-1]]
+    first = int(ticks[0])
+    assert [int(tick) for tick in ticks] == list(range(first, first + len(ticks)))
+    assert f"goodbye after {ticks[-1]}" in lines[-1]
+
+
+def test_the_scripts_need_no_service():
+    serve, ask = commands(EXAMPLES / "scripts" / "server.py")
+    with started([*serve, "tcp://127.0.0.1:*"], stdout=subprocess.PIPE) as server:
+        endpoint = server.stdout.readline().strip().removeprefix("listening at ")
+        assert run([*ask, endpoint]) == (0, "hello\n", "")
+
+
+def test_the_example_of_a_test_passes():
+    [command] = commands(EXAMPLES / "in_a_test" / "test_greeting.py")
+    status, output, _ = run([*command, "-p", "no:cacheprovider"])
+    assert status == 0, output
+    assert "2 passed" in output
+
+
+def test_the_demo_shows_what_goes_over_the_wire():
+    status, output, error = run(["python", "examples/demo.py"])
+    assert (status, error) == (0, ""), output
+    for frame in ("'text/plain'", "'hello'", "'application/problem+json'"):
+        assert frame in output
+
+
+def test_the_demo_fails_when_the_service_does_not_echo(tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    service = tmp_path / "examples" / "echo" / "service.py"
+    working = "socket.send_envelope(received)"
+    assert working in service.read_text()
+    service.write_text(service.read_text().replace(working, "return 'nothing of the kind'"))
+    status, _, error = run(["python", "examples/demo.py"], tmp_path)
+    assert (status, error) == (1, "expected 'hello', got 'nothing of the kind'\n")
+
+
+def test_the_demo_fails_when_the_service_does_not_start(tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    (tmp_path / "examples" / "echo" / "config.yaml").write_text("servers: {}\n")
+    (tmp_path / "examples" / "echo" / "service.py").write_text("import nothing_like_it\n")
+    status, _, error = run(["python", "examples/demo.py"], tmp_path)
+    assert status == 1
+    assert error.startswith("the service ended before it was ready, with status ")
+
+
+def test_the_examples_would_pass_the_check_of_the_command_line():
+    for name in SERVICES:
+        command = commands(EXAMPLES / name / "service.py")[0]
+        assert command[:2] == ["dploylib", "run"]
+        status, output, error = run(["dploylib", "check", *command[2:]])
+        assert (status, error) == (0, ""), output
+
+
+def test_the_tutorial_goes_as_it_says(tmp_path):
+    """Do what it says, from top to bottom: write its files, type its commands, compare what they print."""
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    with tempfile.TemporaryDirectory(prefix="dl-") as short, contextlib.ExitStack() as services:
+        page = re.sub(r"tcp://127\.0\.0\.1:(\d+)", rf"ipc://{short}/\1", page)
+        typed = 0
+        for name, language, text in BLOCK.findall(page):
+            if name:
+                (tmp_path / name).write_text(text)
+            elif language == "console" and "pip install" not in text:
+                typed += type_in(text, tmp_path, services)
+        services.close()
+    assert typed > 10
+
+
+BLOCK = re.compile(r"(?:<!-- file: (\S+) -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
+
+
+def type_in(session, directory, services):
+    """Type the commands of a block, and compare what they print. A service goes on until the next one is run."""
+    parts = re.findall(r"^\$ (.*)\n((?:[^$\n].*\n)*)", session, re.M)
+    for command, printed in parts:
+        if " run " in command:
+            services.close()
+            services.enter_context(serving(shlex.split(command), directory))
+        else:
+            done = subprocess.run(
+                [*SHELL, command], cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE
+            )
+            assert (command, done.stderr + done.stdout) == (command, printed)
+    return len(parts)
+
+
+# What a shell of the tutorial's reader has, installed or not.
+PROGRAMS = f"""python() {{ {shlex.quote(sys.executable)} "$@"; }}; dploylib() {{ python -m dploylib "$@"; }}"""
+SHELL = ["sh", "-c", f'{PROGRAMS}; eval "$0"']
+
+
+@contextlib.contextmanager
+def serving(command, directory):
+    """Run a service, and stop it as Ctrl-C does."""
+    with started(command, cwd=directory, stderr=subprocess.DEVNULL) as process:
+        yield
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=PATIENCE) == 0
+
+
+def test_every_example_is_in_the_table():
+    table = (EXAMPLES / "README.md").read_text()
+    there = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and any(path.glob("*.py"))} | {"demo.py"}
+    assert set(re.findall(r"^\| \[(.+?)/?\]\(", table, re.M)) == there
+
+
+@pytest.mark.parametrize("page", ["README.md", "examples/README.md"])
+def test_every_link_leads_somewhere(page):
+    path = ROOT / page
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text()):
+        linked = path.parent / target
+        assert linked.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
+            assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
