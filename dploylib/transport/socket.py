@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -385,53 +386,56 @@ class Socket(Sender):
                 waiter.wake()
         self.sent += 1
 
-    def _send_now(self, frames: Sequence[Any], start: int = 0) -> bool:
-        """Send the frames from `start` on, or none of the message: False when it would have to wait."""
+    def _send_now(self, frames: Sequence[Any]) -> bool:
+        """Send the message, or nothing of it: False when it would have to wait."""
         last = len(frames) - 1
         zmq_socket = self._zmq_socket
-        index = start
+        index = 0
         try:
-            for index in range(start, last):
+            for index in range(last):
                 _send(zmq_socket, frames[index], _SNDMORE)
             index = last
             _send(zmq_socket, frames[last], _DONTWAIT)
         except zmq.Again:
-            # In the middle of a message this means that the peer's pipe went away and took the frames sent before:
-            # libzmq swallows the rest of the message, which must still be offered (lb.cpp, "dropping"). PAIR does not.
-            if 0 < index < last and self._type != "pair":
-                for frame in frames[index + 1 : last]:
-                    _send(zmq_socket, frame, _SNDMORE)
-                _send(zmq_socket, frames[last], _DONTWAIT)
-            return False
+            # In the middle of a message this means that the peer's pipe went away and took the frames sent before.
+            return index > 0 and self._send_again(frames, index)
         return True
 
+    def _send_again(self, frames: Sequence[Any], lost_at: int) -> bool:
+        """Send a message, whose peer went away after `lost_at` frames, to another peer."""
+        last = len(frames) - 1
+        if lost_at < last and self._type != "pair":
+            # libzmq swallows the rest of the message, which must still be offered (lb_t::sendpipe, "dropping").
+            for frame in frames[lost_at + 1 : last]:
+                _send(self._zmq_socket, frame, _SNDMORE)
+            _send(self._zmq_socket, frames[last], _DONTWAIT)
+        # To a REQ that was its request: it is lost, as with a peer that goes away a moment later.
+        return self._type == "req" or self._send_now(frames)
+
     def _send_when_possible(self, frames: Sequence[Any], timeout: float | None) -> None:
-        expires = None if timeout is None else time.monotonic() + timeout
         try:
             if timeout is not None and timeout <= 0:
                 raise TimeIsUp
             if self._type in _ROUTING_TYPES:
-                self._send_to_slow_peer(frames, expires)
-                return
-            while True:
-                self._waiter.send_first(frames[0], 0 if len(frames) == 1 else zmq.SNDMORE, _left(expires))
-                if len(frames) == 1 or self._send_now(frames, 1):
-                    return
+                self._send_to_slow_peer(frames, timeout)
+            else:
+                self._waiter.send(lambda: self._send_now(frames), timeout)
         except TimeIsUp:
             raise SendTimeout(
                 f"nothing could be sent on {self!r} within {timeout} s: it has no peer, or its peers' queues are full",
                 self,
             ) from None
 
-    def _send_to_slow_peer(self, frames: Sequence[Any], expires: float | None) -> None:
+    def _send_to_slow_peer(self, frames: Sequence[Any], timeout: float | None) -> None:
         """Try again and again: nothing says when one peer's queue has room, and other peers must not wait for it."""
+        expires = math.inf if timeout is None else time.monotonic() + timeout
         pause = 0.001
         while not self._send_now(frames):
-            left = _left(expires)
-            if left is not None and left <= 0:
+            left = expires - time.monotonic()
+            if left <= 0:
                 raise TimeIsUp
             self._waiter.wake()
-            (gevent.sleep if self.green else time.sleep)(pause if left is None else min(pause, left))
+            (gevent.sleep if self.green else time.sleep)(min(pause, left))
             pause = min(2 * pause, _SLOW_PEER_PAUSE)
 
     # Receiving -----------------------------------------------------------------------------------------------
@@ -452,7 +456,7 @@ class Socket(Sender):
         """Wait until there is a message to receive; False when `timeout` seconds passed first."""
         if self._next is None:
             try:
-                self._next = self._wait(timeout)
+                self._wait(timeout)
             except ReceiveTimeout:
                 return False
         return True
@@ -462,13 +466,9 @@ class Socket(Sender):
 
         Raises `MalformedEnvelope` when it has more frames than are taken (`MAX_FRAMES`).
         """
-        frames = self._next
-        if frames is not None:
-            self._next = None
-        elif self._waiter.receiving or not self.readable():
-            frames = self._wait(timeout)
-        else:
-            frames, self._next = cast("list[bytes]", self._next), None
+        if self._next is None and (self._waiter.receiving or not self.readable()):
+            self._wait(timeout)
+        frames, self._next = cast("list[bytes]", self._next), None
         self.received += 1
         if len(frames) > MAX_FRAMES:
             raise MalformedEnvelope(f"more than the {MAX_FRAMES} frames that are taken", frames)
@@ -494,17 +494,26 @@ class Socket(Sender):
         """
         return decode_object(self.receive_envelope(timeout), handler)
 
-    def _wait(self, timeout: float | None) -> list[bytes]:
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for a message to read ahead. Raises `ReceiveTimeout`."""
         if timeout is None:
             timeout = self._receive_timeout
         try:
             if timeout is not None and timeout <= 0:
                 raise TimeIsUp
-            return self._with_rest(self._waiter.receive_first(timeout))
+            self._waiter.receive(self._read_ahead, timeout)
         except TimeIsUp:
             raise ReceiveTimeout(f"no message arrived on {self!r} within {timeout} s") from None
         except zmq.ZMQError as error:
             raise self._translated(error, "receive") from error
+
+    def _read_ahead(self) -> bool:
+        if self._next is None:
+            try:
+                self._next = self._with_rest(_receive(self._zmq_socket, _DONTWAIT))
+            except zmq.Again:
+                return False
+        return True
 
     def _with_rest(self, first: bytes) -> list[bytes]:
         """The whole message that begins with this frame; of too many frames only as many as show that."""
@@ -558,7 +567,3 @@ class Socket(Sender):
             return Unroutable(f"cannot send on {self!r}: no peer has the routing id in the first frame", self)
         kind = AddressInUse if error.errno == zmq.EADDRINUSE else otherwise
         return kind(f"cannot {action} on {self!r}: {error.strerror}")
-
-
-def _left(expires: float | None) -> float | None:
-    return None if expires is None else max(0.0, expires - time.monotonic())

@@ -1,6 +1,8 @@
 """How a socket waits until it can receive or send: by switching to the hub, or by blocking the thread.
 
-`Socket` tries everything without waiting first, and comes here only when libzmq says EAGAIN.
+`Socket` tries everything without waiting first, and comes here only when libzmq says EAGAIN. A message is always sent
+or received whole by one attempt, with nothing in between its frames: libzmq mixes messages up if it learns of a lost
+peer there (lb_t::pipe_terminated and fq_t::pipe_terminated with three peers), and every look at the events tells it.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import gevent
@@ -23,20 +26,20 @@ class TimeIsUp(Exception):
 
 
 class Waiter(Protocol):
-    """Receives or sends the first frame of a message, however long that takes.
+    """Calls `attempt` until it returns True, and waits in between.
 
     `receiving` and `sending` count who is in here. `timeout` is in seconds, None for ever; when it passes, `TimeIsUp`
-    is raised and nothing was received or sent.
+    is raised and no attempt has succeeded. An attempt must not `wake` when it returns False.
     """
 
     receiving: int
     sending: int
 
-    def receive_first(self, timeout: float | None) -> bytes:
-        """The first frame of the next message."""
+    def receive(self, attempt: Callable[[], bool], timeout: float | None) -> None:
+        """Attempt to receive a message."""
 
-    def send_first(self, frame: Any, flags: int, timeout: float | None) -> None:
-        """Send the first frame of a message."""
+    def send(self, attempt: Callable[[], bool], timeout: float | None) -> None:
+        """Attempt to send a message."""
 
     def wake(self) -> None:
         """Let who waits look again, since the caller may have taken away the event that was waited for."""
@@ -50,32 +53,35 @@ class GreenWaiter:
     whoever calls libzmq past zmq.green must `wake` those who wait, or they sleep for up to 11.6 s.
     """
 
-    def __init__(self, zmq_socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, zmq_socket: Any) -> None:
+        # Its `_wait_read` and `_wait_write` are what its recv() and send() wait with, and there for 10 years.
         self._socket = zmq_socket
         self._receive_turn = BoundedSemaphore(1)
         self._send_turn = BoundedSemaphore(1)
         self.receiving = 0
         self.sending = 0
 
-    def receive_first(self, timeout: float | None) -> bytes:
-        """The first frame of the next message."""
+    def receive(self, attempt: Callable[[], bool], timeout: float | None) -> None:
+        """Attempt to receive a message."""
         self.receiving += 1
         try:
             with _time_limit(timeout), self._receive_turn:
-                if self.sending:
-                    self._wake_soon()
-                return self._socket.recv()
+                while not attempt():
+                    if self.sending:
+                        self._wake_soon()
+                    self._socket._wait_read()
         finally:
             self.receiving -= 1
 
-    def send_first(self, frame: Any, flags: int, timeout: float | None) -> None:
-        """Send the first frame of a message."""
+    def send(self, attempt: Callable[[], bool], timeout: float | None) -> None:
+        """Attempt to send a message."""
         self.sending += 1
         try:
             with _time_limit(timeout), self._send_turn:
-                if self.receiving:
-                    self._wake_soon()
-                self._socket.send(frame, flags)
+                while not attempt():
+                    if self.receiving:
+                        self._wake_soon()
+                    self._socket._wait_write()
         finally:
             self.sending -= 1
 
@@ -86,7 +92,7 @@ class GreenWaiter:
                 self._socket.get(zmq.EVENTS)
 
     def _wake_soon(self) -> None:
-        """Wake the other direction once the caller waits: finding out that it must wait may take an event away."""
+        """Wake the other direction once the caller waits: the attempt that failed may have taken away its event."""
         gevent.get_hub().loop.run_callback(self.wake)
 
 
@@ -99,30 +105,23 @@ class BlockingWaiter:
     def __init__(self, zmq_socket: zmq.Socket[bytes]) -> None:
         self._socket = zmq_socket
 
-    def receive_first(self, timeout: float | None) -> bytes:
-        """The first frame of the next message."""
-        expires = _expiry(timeout)
-        while True:  # a poll may find a message that recv then discards: a reply to no request of this REQ
-            self._poll(zmq.POLLIN, expires)
-            with contextlib.suppress(zmq.Again):
-                return self._socket.recv(zmq.DONTWAIT)
+    def receive(self, attempt: Callable[[], bool], timeout: float | None) -> None:
+        """Attempt to receive a message."""
+        self._wait(attempt, zmq.POLLIN, timeout)
 
-    def send_first(self, frame: Any, flags: int, timeout: float | None) -> None:
-        """Send the first frame of a message."""
-        expires = _expiry(timeout)
-        while True:
-            self._poll(zmq.POLLOUT, expires)
-            with contextlib.suppress(zmq.Again):
-                self._socket.send(frame, flags | zmq.DONTWAIT)
-                return
+    def send(self, attempt: Callable[[], bool], timeout: float | None) -> None:
+        """Attempt to send a message."""
+        self._wait(attempt, zmq.POLLOUT, timeout)
 
     def wake(self) -> None:
         """Nobody else waits here."""
 
-    def _poll(self, event: int, expires: float) -> None:
-        left = expires - time.monotonic()
-        if not self._socket.poll(None if left == math.inf else max(0, math.ceil(left * 1000)), event):
-            raise TimeIsUp
+    def _wait(self, attempt: Callable[[], bool], event: int, timeout: float | None) -> None:
+        expires = math.inf if timeout is None else time.monotonic() + timeout
+        while not attempt():
+            left = expires - time.monotonic()
+            if not self._socket.poll(None if left == math.inf else max(0, math.ceil(left * 1000)), event):
+                raise TimeIsUp
 
 
 def waiter_for(zmq_socket: Any) -> Waiter:
@@ -132,10 +131,6 @@ def waiter_for(zmq_socket: Any) -> Waiter:
     if isinstance(zmq_socket, zmq.Socket) and not hasattr(zmq_socket, "_shadow_sock"):
         return BlockingWaiter(zmq_socket)
     raise TypeError(f"expected a socket of zmq.green or of a plain zmq.Context, got {zmq_socket!r}")
-
-
-def _expiry(timeout: float | None) -> float:
-    return math.inf if timeout is None else time.monotonic() + timeout
 
 
 def _time_limit(seconds: float | None) -> gevent.Timeout:
