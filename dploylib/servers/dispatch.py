@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import gevent
@@ -17,6 +17,7 @@ from ..transport.codecs import encode
 from .declare import InputHandler, SocketDescription
 
 __all__ = [
+    "ENDING_TIME",
     "Counts",
     "Dispatcher",
     "PeerDispatcher",
@@ -28,7 +29,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_ENDING_TIME = 2.0  # seconds that ended handlers have to tidy up
+_Send = Callable[[list[Any], float | None], None]
+
+ENDING_TIME = 2.0
+"""Seconds that ended handlers have to tidy up."""
+
 _FAREWELL_PATIENCE = 1.0  # seconds for which the last word to a caller may wait for room in its queue
 _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about what the peers of one socket do wrong
 
@@ -77,10 +82,11 @@ class ReplySocket(Sender):
     `socket` is the socket that the request came in on. As with a REP socket, a second reply raises `SocketStateError`.
     """
 
-    def __init__(self, socket: Socket, route: list[bytes]) -> None:
+    def __init__(self, socket: Socket, route: list[bytes], send: _Send | None = None) -> None:
         self.socket = socket
         self.sent = 0
         self._route = route
+        self._send = send or socket.send_frames
 
     def send_frames(self, frames: Sequence[Any], timeout: float | None = None) -> None:
         """Send the reply. Raises what `Socket.send_frames` raises."""
@@ -88,7 +94,7 @@ class ReplySocket(Sender):
             raise SocketStateError("cannot send: this request has been answered already")
         self.sent = 1  # before it waits: meanwhile nobody else may answer
         try:
-            self.socket.send_frames([*self._route, *frames], timeout)
+            self._send([*self._route, *frames], timeout)
         except BaseException:
             self.sent = 0
             raise
@@ -122,6 +128,7 @@ class Dispatcher:
         self._deserializer = description.deserializer
         self._timeout = timeout
         self._pool = Pool(concurrency) if concurrency > 1 else None
+        self._deaf: set[bytes] = set()
         self._complain_again = 0.0
         self._untold = 0
 
@@ -138,11 +145,7 @@ class Dispatcher:
             self._refuse_malformed(socket, error)
             return
         if self._pool is None:
-            try:
-                self._serve(channel, received)
-            except gevent.GreenletExit:
-                self._server.receive_again(socket, self)
-                raise
+            self._serve(channel, received)
         else:
             self._pool.spawn(self._serve, channel, received)
             # Waiting here and not above, so that no message is in hand while the pool is full: a stop loses none.
@@ -157,7 +160,7 @@ class Dispatcher:
         """End the handlers that run in the pool."""
         if self._pool is not None:
             gevent.sleep(0)  # one that was spawned just now must begin, or it could not tell its caller
-            self._pool.kill(timeout=_ENDING_TIME)
+            self._pool.kill(timeout=ENDING_TIME)
             if self._pool:
                 log.error("%d handlers of %s do not end although they were told to", len(self._pool), self.name)
 
@@ -170,6 +173,28 @@ class Dispatcher:
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
         """Where to answer a message that is no envelope: a socket, and request frames."""
         return socket, []
+
+    def _answer(self, channel: Any, envelope: Envelope, timeout: float | None = None) -> None:
+        channel.send_envelope(envelope, timeout)
+
+    def _send_to_peer(self, frames: list[Any], timeout: float | None) -> None:
+        """Send on a ROUTER; with no patience, if its peer let a reply wait in vain and has read nothing since then.
+
+        A reply that waits for room in its peer's queue takes the place of a handler: a peer that never reads would
+        have all of them in the end.
+        """
+        peer = frames[0]
+        try:
+            self._socket.send_frames(frames, 0 if timeout is None and peer in self._deaf else timeout)
+        except SendTimeout:
+            if timeout is None:
+                self._deaf.add(peer)
+            raise
+        except Unroutable:
+            self._deaf.discard(peer)
+            raise
+        if self._deaf:
+            self._deaf.discard(peer)
 
     # What becomes of it ---------------------------------------------------------------------------------------
 
@@ -188,10 +213,11 @@ class Dispatcher:
             else:
                 return
         except gevent.GreenletExit as error:
-            stopping = self._server.stopping  # else somebody killed the handler
-            problem = problems.shutting_down(self.name) if stopping else self._failure(error, received)
-            self._send_problem(channel, received, problem, sent_before, _FAREWELL_PATIENCE)
-            raise
+            if self._server.stopping:
+                problem = problems.shutting_down(self.name)
+                self._send_problem(channel, received, problem, sent_before, _FAREWELL_PATIENCE)
+                raise
+            problem = self._failure(error, received)  # somebody killed the handler: the next message is none the worse
         except KeyboardInterrupt:  # for whoever runs the program
             raise
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything
@@ -223,7 +249,7 @@ class Dispatcher:
             return None
         if self.must_answer and channel.sent != sent_before:
             raise SocketStateError("the handler has sent a reply, and then returned another one, which is dropped")
-        channel.send_envelope(self._as_envelope(received.envelope, result))
+        self._answer(channel, self._as_envelope(received.envelope, result))
         self.counts.replied += 1
         return None
 
@@ -283,7 +309,7 @@ class Dispatcher:
     def _send(self, channel: Sender, envelope: Envelope, timeout: float | None) -> None:
         """Send a problem. Nobody is told when that does not work: there is nobody to tell."""
         try:
-            channel.send_envelope(envelope, timeout)
+            self._answer(channel, envelope, timeout)
             self.counts.replied += 1
         except TransportError as error:
             self.counts.undelivered += 1
@@ -310,6 +336,12 @@ class PeerDispatcher(Dispatcher):
         envelope = Envelope.from_raw(frames)
         metadata = Metadata.find(frames[:-4]) if len(frames) > 3 else None
         return socket, ReceivedData(envelope, self._deserializer, metadata)
+
+    def _answer(self, channel: Any, envelope: Envelope, timeout: float | None = None) -> None:
+        if channel.socket_type == "router":
+            self._send_to_peer(envelope.transfer_object(), timeout)
+        else:
+            channel.send_envelope(envelope, timeout)
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
         if b"" in frames[1:]:
@@ -341,11 +373,12 @@ class RoutedRepDispatcher(RepDispatcher):
         except MalformedEnvelope as error:
             raise MalformedEnvelope(error.reason, frames) from error.__cause__
         metadata = Metadata.find(frames[1 : body - 1]) if body > 2 else None
-        return ReplySocket(socket, frames[:body]), ReceivedData(envelope, self._deserializer, metadata)
+        channel = ReplySocket(socket, frames[:body], self._send_to_peer)
+        return channel, ReceivedData(envelope, self._deserializer, metadata)
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
         end = frames.index(b"", 1) if b"" in frames[1:] else 1
-        return ReplySocket(socket, [*frames[:end], b""]), []
+        return ReplySocket(socket, [*frames[:end], b""], self._send_to_peer), []
 
 
 def dispatcher_class(description: SocketDescription, concurrency: int) -> type[Dispatcher]:

@@ -15,7 +15,7 @@ from ..errors import ServerFailing, TransportError
 from ..transport import Context, Loop, ReceiveLoop, Socket, SocketHandler
 from .control import ControlLink
 from .declare import Periodic, ServerDescription, SocketDescription
-from .dispatch import Counts, Dispatcher, dispatcher_class
+from .dispatch import ENDING_TIME, Counts, Dispatcher, dispatcher_class
 from .sockets import Sockets
 
 __all__ = ["GRACEFUL_TIMEOUT", "DployServer", "Server"]
@@ -54,7 +54,6 @@ class DployServer:
         self._background = Group()
         self._failure: ServerFailing | None = None
         self._control: ControlLink | None = None
-        self._greenlet: Any = None
         self._stop_by: float | None = None  # on the clock of time.monotonic
 
     def __repr__(self) -> str:
@@ -102,7 +101,6 @@ class DployServer:
 
         Raises what `setup` or a socket raised; `ServerFailing` when it died later on. Nothing is left open.
         """
-        self._greenlet = gevent.getcurrent()
         try:
             self._open()
             self.setup()
@@ -132,14 +130,6 @@ class DployServer:
             self._loop.stop()
             self._background.start(gevent.Greenlet(self._cancel_after, graceful_timeout))
 
-    def receive_again(self, socket: Socket, handler: SocketHandler) -> None:
-        """Go on receiving on a socket whose greenlet was killed in the midst of a handler.
-
-        Not when the server stops; nor when that greenlet is the server's own, and it is the server that was killed.
-        """
-        if not self.stopping and gevent.getcurrent() is not self._greenlet:
-            self._loop.register(socket, handler)
-
     # Its life --------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
@@ -150,10 +140,17 @@ class DployServer:
         if self._control_uri is not None:
             self._control = ControlLink(self.name, self._control_uri, self.context)
             self.spawn(self._obey, self._control)
+        # In a greenlet of its own, so that killing the server is something else than killing one of its handlers.
+        receiving = gevent.Greenlet(self._guard, "receiving", self._loop.run)
+        receiving.name = f"{self.name}: receive"
+        receiving.start()
         try:
-            self._loop.run()
-        except Exception as error:  # noqa: BLE001 - it is raised from start()
-            self._fail("receiving", error)
+            receiving.join()
+        finally:
+            if not receiving.dead:  # it is the server that was killed
+                self._stop_by = time.monotonic()
+                self._loop.kill()
+                receiving.join(timeout=ENDING_TIME)
 
     def _shut_down(self) -> None:
         """The order of a stop. All phases share one deadline."""
