@@ -56,9 +56,9 @@ def _socket_problems(
 def _bind_problem(uri: str, owner: str, bound: dict[str, str]) -> str | None:
     if uri.endswith((":*", ":0", "://*")):
         return None
-    other = bound.setdefault(uri, owner)
-    if other != owner:
-        return f"{other} is to be bound to {uri} too"
+    if uri in bound:
+        return f"{bound[uri]} is to be bound to {uri} too"
+    bound[uri] = owner
     transport, _, path = uri.partition("://")
     if transport == "ipc" and not path.startswith("@"):
         folder = os.path.dirname(os.path.abspath(path))

@@ -26,7 +26,7 @@ class ServerRun:
     """One run of a server, from its start to its end.
 
     `ready` is set once the server has its sockets and is set up; `ended` once it is over, and `error` is why, if it was
-    not told to stop. `settled` is set with the first of the two.
+    not told to stop.
     """
 
     def __init__(self, server: Server) -> None:
@@ -34,7 +34,6 @@ class ServerRun:
         self.name = server.name
         self.ready = Event()
         self.ended = Event()
-        self.settled = Event()
         self.error: BaseException | None = None
 
 
@@ -76,7 +75,6 @@ class ServerCoordinator:
             return
         run.error = error
         run.ended.set()
-        run.settled.set()
         if not self._stopping and not self._outcome.ready():
             if run.ready.is_set():  # else start() raises it
                 log.error("server %s died", run.name, exc_info=error)
@@ -181,12 +179,17 @@ class ServerCoordinator:
         return [run for run in self._runs.values() if not run.ended.is_set()]
 
     def _wait_until_ready(self) -> None:
-        for _ in gevent.iwait([run.settled for run in self._runs.values()]):
+        runs = self._runs.values()
+        if not runs:
+            return
+        for _ in gevent.iwait([self._outcome, *(run.ready for run in runs)]):  # the outcome is there if one died
             self._check_not_stopped()
-            for run in self._runs.values():
+            for run in runs:
                 if run.ended.is_set():
                     # Never a GreenletExit, which would end the caller without a word.
                     raise run.error if isinstance(run.error, Exception | SystemExit) else _as_failure(run)
+            if all(run.ready.is_set() for run in runs):
+                return
 
     def _watch_readiness(self, control: Socket) -> None:
         topics = {control_topic(run.name).encode(): run for run in self._runs.values()}
@@ -195,7 +198,6 @@ class ServerCoordinator:
             run = topics.get(event[1:])
             if run is not None and event.startswith(_SUBSCRIBED):
                 run.ready.set()
-                run.settled.set()
 
 
 class GreenletServerCoordinator(ServerCoordinator):

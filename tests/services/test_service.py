@@ -1,0 +1,501 @@
+"""A service from its start to its end, and what start refuses."""
+
+import logging
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from dploylib.config import YAMLConfigMapper
+from dploylib.errors import (
+    AddressInUse,
+    ConfigurationError,
+    ServerFailing,
+    ServiceFailing,
+    ServiceStateError,
+    SocketClosed,
+)
+from dploylib.servers import Server, bind, bind_in, connect, connect_in
+from dploylib.services import GreenletServerCoordinator, Service, ServiceTemplate, State
+from dploylib.transport import Context, Socket
+
+ANYWHERE = "tcp://127.0.0.1:*"
+YAML = """
+servers:
+  echo:
+    request: {uri: "tcp://127.0.0.1:*"}
+"""
+
+
+class Echo(Server):
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        return received
+
+
+class Upper(Server):
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        return received.text.upper()
+
+
+# What it consists of ---------------------------------------------------------------------------------------------
+
+
+def test_a_name_can_be_added_once():
+    service = Service()
+    service.add_server("echo", Echo)
+    with pytest.raises(ValueError, match="has a server 'echo' already: Echo"):
+        service.add_server("echo", Upper)
+    assert service.server_classes == {"echo": Echo}
+    assert repr(service) == "<Service of echo, new>"
+    assert repr(Service()) == "<Service of no servers, new>"
+
+
+@pytest.mark.parametrize("wrong", [object, Echo("n", None, None, None), "Echo", None])
+def test_only_server_classes_can_be_added(wrong):
+    with pytest.raises(TypeError, match=r"server 'echo' must be a subclass of dploylib\.servers\.Server, not"):
+        Service().add_server("echo", wrong)
+
+
+def test_templates_bring_servers_which_give_way_to_those_that_are_added(ask, config_for, leak_check):
+    class One(ServiceTemplate):
+        servers = {"a": Echo, "b": Echo}  # noqa: RUF012 - as a user writes it
+
+    class Two(ServiceTemplate):
+        servers = {"b": Upper, "c": Upper}  # noqa: RUF012
+
+    service = Service(templates=[One, Two()])
+    service.add_server("c", Echo)
+    assert service.server_classes == {"a": Echo, "b": Upper, "c": Echo}
+    with service.start(config_dict=config_for(service)):
+        assert {name: ask(sockets["request"]) for name, sockets in service.endpoints.items()} == {
+            "a": "hello",
+            "b": "HELLO",
+            "c": "hello",
+        }
+
+
+# Starting --------------------------------------------------------------------------------------------------------
+
+
+def test_it_starts_from_a_file(make_service, ask, tmp_path):
+    (tmp_path / "config.yaml").write_text(YAML)
+    for path in (tmp_path / "config.yaml", str(tmp_path / "config.yaml")):
+        with make_service(echo=Echo).start(config_file=path) as service:
+            assert ask(service.endpoints["echo"]["request"]) == "hello"
+
+
+def test_it_starts_from_a_string_and_from_a_dict(make_service, ask):
+    with make_service(echo=Echo).start(config_string=YAML) as service:
+        assert ask(service.endpoints["echo"]["request"]) == "hello"
+    with make_service(echo=Echo).start(None, None, {"servers": {"echo": {"request": {"uri": ANYWHERE}}}}) as service:
+        assert ask(service.endpoints["echo"]["request"]) == "hello"
+
+
+def test_overrides_replace_values_by_path(make_service, ask, ipc_dir):
+    uri = f"ipc://{ipc_dir}/echo"
+    service = make_service(echo=Echo)
+    with service.start(config_string=YAML, overrides={"servers.echo.request.uri": uri, "general.a": "5"}):
+        assert service.endpoints == {"echo": {"request": uri}}
+        assert ask(uri) == "hello"
+        assert service.servers["echo"].settings.get("a") == 5
+
+
+@pytest.mark.parametrize(
+    "sources", [{}, {"config_string": YAML, "config_dict": {}}, {"config_file": "x", "config_string": YAML}]
+)
+def test_exactly_one_source_of_configuration_is_needed(make_service, sources):
+    service = make_service(echo=Echo)
+    with pytest.raises(TypeError, match="one of config_file, config_string and config_dict"):
+        service.start(**sources)
+    assert service.state is State.STOPPED
+    service.start(config_string=YAML).stop()
+
+
+def test_a_config_mapper_of_its_own_is_asked(leak_check):
+    class Mapper(YAMLConfigMapper):
+        def process(self, path, overrides=None):
+            return self.process_string(YAML.replace("echo", path))
+
+    service = Service(config_mapper=Mapper())
+    service.add_server("other", Echo)
+    with service.start(config_file="other"):
+        assert list(service.endpoints) == ["other"]
+
+
+def test_a_service_without_servers_starts_and_stops(make_service):
+    with make_service().start(config_dict={"servers": {}}) as service:
+        assert service.state is State.RUNNING
+        assert service.endpoints == {}
+
+
+def test_the_table_of_states_says_what_can_be_called_when(make_service):
+    service = make_service(echo=Echo)
+    assert service.state is State.NEW
+    service.stop()  # nothing runs, and nothing happens
+    assert service.state is State.NEW
+    with pytest.raises(ServiceStateError, match="a service that is new cannot be waited for"):
+        service.wait()
+    with pytest.raises(ServiceStateError, match="no context before the service is started"):
+        service.context  # noqa: B018 - the access is what is tested
+    service.start(config_string=YAML)
+    assert service.state is State.RUNNING
+    with pytest.raises(ServiceStateError, match="a service that is running cannot become starting"):
+        service.start(config_string=YAML)
+    assert service.state is State.RUNNING
+    service.stop()
+    assert service.state is State.STOPPED
+    service.wait()
+    service.stop()
+    assert service.state is State.STOPPED
+    service.start(config_string=YAML).stop()
+
+
+def test_it_runs_again_after_it_was_stopped(make_service, ask, ipc_dir):
+    service = make_service(echo=Echo)
+    config = {"servers": {"echo": {"request": {"uri": f"ipc://{ipc_dir}/echo"}}}}
+    first = None
+    for _ in range(3):
+        with service.start(config_dict=config):
+            assert service.servers["echo"] is not first
+            first = service.servers["echo"]
+            assert ask(f"ipc://{ipc_dir}/echo") == "hello"
+        service.wait()
+
+
+def test_endpoints_are_what_each_socket_is_really_attached_to(make_service):
+    class Mixed(Server):
+        request = bind_in("request", "rep")(lambda *_: None)
+        out = bind("feed", "pub")
+        work = connect("work", "push")
+
+    service = make_service(a=Mixed)
+    config = {
+        "request": {"uri": ANYWHERE},
+        "feed": {"uri": [ANYWHERE, "inproc://feed"]},
+        "work": {"uri": ["tcp://127.0.0.1:9", "inproc://work"]},
+    }
+    with service.start(config_dict={"servers": {"a": config}}):
+        endpoints = service.endpoints["a"]
+    assert endpoints["request"].startswith("tcp://127.0.0.1:")
+    assert not endpoints["request"].endswith("*")
+    assert endpoints["feed"][0].startswith("tcp://127.0.0.1:")
+    assert endpoints["feed"][1] == "inproc://feed"
+    assert endpoints["work"] == ["tcp://127.0.0.1:9", "inproc://work"]
+
+
+def test_inproc_clients_use_the_context_of_the_service(make_service, ask):
+    service = make_service(echo=Echo)
+    with service.start(config_dict={"servers": {"echo": {"request": {"uri": "inproc://echo"}}}}):
+        assert ask("inproc://echo", context=service.context) == "hello"
+    assert service.context.closed
+
+
+def test_a_context_that_is_given_is_used_and_left_open(start, ask, leak_check):
+    with Context.new() as context:
+        service = start(GreenletServerCoordinator(context=context), echo=Echo)
+        assert service.context is context
+        assert ask(service.endpoints["echo"]["request"], context=context) == "hello"
+        service.stop()
+        assert not context.closed
+        assert repr(context) == "<Context green, 0 sockets>"
+
+
+def test_a_request_right_after_the_start_is_answered(make_service, config_for, ask):
+    class SlowToSetUp(Echo):
+        def setup(self):
+            gevent.sleep(0.02)
+
+    service = make_service(slow=SlowToSetUp, echo=Echo)
+    for _ in range(3):
+        with service.start(config_dict=config_for(service)):
+            assert ask(service.endpoints["slow"]["request"]) == "hello"
+
+
+def test_everything_is_set_up_when_start_returns(make_service, config_for):
+    events = []
+
+    class Records(Server):
+        out = bind("out", "pub")
+
+        def setup(self):
+            gevent.sleep(0.01)
+            events.append(self.sockets.out.endpoint)
+
+    service = make_service(a=Records, b=Records)
+    with service.start(config_dict=config_for(service)):
+        assert sorted(events) == sorted(sockets["out"] for sockets in service.endpoints.values())
+
+
+def test_the_endpoints_are_logged(start, caplog):
+    with caplog.at_level(logging.INFO, "dploylib.services"):
+        service = start(echo=Echo)
+    assert f"echo.request is at {service.endpoints['echo']['request']}" in caplog.messages
+
+
+def test_two_services_run_in_one_process(start, ask):
+    one, other = start(echo=Echo), start(echo=Upper)
+    assert one.context is not other.context
+    assert ask(one.endpoints["echo"]["request"]) == "hello"
+    assert ask(other.endpoints["echo"]["request"]) == "HELLO"
+    one.stop()
+    assert ask(other.endpoints["echo"]["request"]) == "HELLO"
+
+
+def test_servers_of_one_service_can_talk_to_each_other(make_service, ask):
+    class Front(Server):
+        back = connect("back", "req")
+
+        @bind_in("request", "rep")
+        def request(self, socket, received):
+            self.sockets.back.send_envelope(received)
+            return self.sockets.back.receive_envelope(timeout=5)
+
+    service = make_service(front=Front, back=Upper)
+    config = {
+        "front": {"request": {"uri": ANYWHERE}, "back": {"uri": "inproc://back"}},
+        "back": {"request": {"uri": "inproc://back"}},
+    }
+    with service.start(config_dict={"servers": config}):
+        assert ask(service.endpoints["front"]["request"]) == "HELLO"
+
+
+# When the start fails --------------------------------------------------------------------------------------------
+
+
+def test_an_address_in_use_names_server_socket_and_endpoint(make_service, ask):
+    with Socket.bind_new("rep", ANYWHERE) as other:
+        service = make_service(echo=Echo)
+        config = {"servers": {"echo": {"request": {"uri": other.endpoint}}}}
+        with pytest.raises(AddressInUse, match="server 'echo', socket 'request': .*" + other.endpoint):
+            service.start(config_dict=config)
+        assert service.state is State.STOPPED
+        assert service.context.closed
+    with service.start(config_dict=config):
+        assert ask(config["servers"]["echo"]["request"]["uri"]) == "hello"
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("broken"), SystemExit("broken"), gevent.Timeout(1), gevent.GreenletExit()]
+)
+@pytest.mark.parametrize("broken", ["a", "b", "c"])
+def test_when_one_of_three_servers_fails_none_is_left(make_service, config_for, error, broken):
+    torn_down = []
+
+    class Fine(Echo):
+        def teardown(self):
+            torn_down.append(self.name)
+
+    class Broken(Echo):
+        def setup(self):
+            gevent.sleep(0.01)
+            raise error
+
+    service = make_service(**{name: Broken if name == broken else Fine for name in "abc"})
+    expected = type(error) if isinstance(error, Exception | SystemExit) else ServerFailing
+    with pytest.raises(expected) as caught:
+        service.start(config_dict=config_for(service))
+    assert caught.value is error or caught.value.__cause__ is error
+    assert sorted(torn_down) == sorted({*"abc"} - {broken})
+    assert service.state is State.STOPPED
+    assert all(socket.closed for server in service.servers.values() for _, socket in server.sockets.items())
+
+
+def test_servers_that_still_set_up_are_ended_when_another_fails(make_service, config_for):
+    class Slow(Echo):
+        def setup(self):
+            gevent.sleep(3600)
+
+    class Broken(Echo):
+        def setup(self):
+            gevent.sleep(0.01)
+            raise ValueError("broken")
+
+    service = make_service(slow=Slow, broken=Broken)
+    with pytest.raises(ValueError, match="broken"):
+        service.start(config_dict=config_for(service))
+
+
+def test_a_failed_start_is_raised_and_not_logged_too(make_service, config_for, caplog):
+    class Broken(Echo):
+        def setup(self):
+            raise ValueError("broken")
+
+    service = make_service(broken=Broken)
+    with pytest.raises(ValueError, match="broken"):
+        service.start(config_dict=config_for(service))
+    assert caplog.records == []
+
+
+def test_all_that_is_wrong_with_a_configuration_is_said_at_once(make_service, tmp_path):
+    class Feeds(Server):
+        out = bind("out", "pub")
+        work = connect("work", "push")
+
+        @connect_in("orders", "pull")
+        def orders(self, socket, received):
+            pass
+
+    class Missing(Echo):
+        pass
+
+    text = f"""\
+servers:
+  echo:
+    request:
+      uri: tcp://127.0.0.1:5000
+      options: {{sndhwm: 10, sndhmw: 10}}
+    reqest: {{uri: "tcp://127.0.0.1:*"}}
+  feeds:
+    out: {{uri: "tcp://127.0.0.1:5000", concurrency: 5, timeout: 1}}
+    work: {{uri: "tcp://127.0.0.1:*"}}
+    orders: {{uri: ["ipc://*", "tcp://*:5000"], options: {{plain_server: maybe}}}}
+  other:
+    request: {{uri: "ipc://{tmp_path}/nowhere/echo"}}
+"""
+    (tmp_path / "config.yaml").write_text(text)
+    service = make_service(echo=Echo, feeds=Feeds, missing=Missing)
+    with pytest.raises(ConfigurationError) as caught:
+        service.start(config_file=tmp_path / "config.yaml")
+    found = {(problem.path, problem.line, problem.message) for problem in caught.value.problems}
+    expected = [
+        ("servers.missing", "the service has a server 'missing' that the configuration lacks"),
+        ("servers.other", "the configuration has a server 'other' that the service lacks"),
+        ("servers.echo.reqest", "the configuration has a socket 'reqest' that server 'echo' lacks; did you mean 'requ"),
+        ("servers.echo.request.options", "no socket option 'sndhmw', did you mean 'sndhwm'?"),
+        ("servers.feeds.out.concurrency", "concurrency is for sockets with a handler, and feeds.out has none"),
+        ("servers.feeds.out.timeout", "timeout is for sockets with a handler"),
+        ("servers.feeds.out.uri", "echo.request is to be bound to tcp://127.0.0.1:5000 too"),
+        ("servers.feeds.work.uri", "tcp://127.0.0.1:* has a wildcard, which is for binding"),
+        ("servers.feeds.orders.uri", "ipc://* has a wildcard, which is for binding"),
+        ("servers.feeds.orders.uri", "tcp://*:5000 has a wildcard, which is for binding"),
+        ("servers.feeds.orders.options", "socket option 'plain_server' takes an int, not str"),
+    ]
+    for path, message in expected:
+        matching = [one for one in found if one[0] == path and message in one[2]]
+        assert matching, f"{path}: {message}\n{caught.value}"
+        assert matching[0][1] is not None or path == "servers.missing"
+        found -= set(matching)
+    assert not found
+    assert service.state is State.STOPPED
+
+
+def test_load_checks_without_binding_anything(make_service, ipc_dir):
+    config = {"servers": {"echo": {"request": {"uri": f"ipc://{ipc_dir}/echo"}}}}
+    service = make_service(echo=Echo)
+    settings = service.load(config_dict=config)
+    assert settings.server_names == ["echo"]
+    assert service.state is State.NEW
+    assert list(ipc_dir.iterdir()) == []
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        service.load(config_dict={"servers": {"echo": {"request": {"uri": f"ipc://{ipc_dir}/nowhere/echo"}}}})
+
+
+def test_an_endpoint_twice_is_found_in_one_list_too(make_service):
+    config = {"servers": {"echo": {"request": {"uri": ["tcp://127.0.0.1:5000", "tcp://127.0.0.1:5000"]}}}}
+    with pytest.raises(ConfigurationError, match=r"echo\.request is to be bound to tcp://127\.0\.0\.1:5000 too"):
+        make_service(echo=Echo).load(config_dict=config)
+
+
+def test_wildcards_may_be_bound_many_times(make_service, config_for):
+    service = make_service(a=Echo, b=Echo, c=Echo)
+    for uri in (ANYWHERE, "tcp://127.0.0.1:0", "ipc://*", "tcp://*:*"):
+        service.load(config_dict=config_for(service, **{name: {"request": {"uri": uri}} for name in "abc"}))
+
+
+# Waiting and failing ---------------------------------------------------------------------------------------------
+
+
+def test_wait_returns_when_the_service_is_stopped(start):
+    service = start(echo=Echo)
+    waiting = gevent.spawn(service.wait)
+    gevent.sleep(0.01)
+    assert not waiting.dead
+    service.stop()
+    waiting.get(timeout=5)
+
+
+class Dies(Echo):
+    def setup(self):
+        self.die = Event()
+        self.spawn(self.background)
+
+    def background(self):
+        self.die.wait()
+        raise ValueError("broken")
+
+
+def test_wait_raises_when_a_server_dies(start, ask, caplog):
+    service = start(dies=Dies, echo=Echo)
+    service.servers["dies"].die.set()
+    with pytest.raises(ServiceFailing, match=r"server 'dies' died: .*background raised ValueError: broken") as caught:
+        service.wait()
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert "server dies died" in caplog.text
+    # The others go on until somebody stops them, and wait says the same to whoever asks.
+    assert ask(service.endpoints["echo"]["request"]) == "hello"
+    with pytest.raises(ServiceFailing):
+        service.wait()
+    service.stop()
+    with pytest.raises(ServiceFailing):
+        service.wait()
+
+
+def test_every_waiter_hears_of_a_death(start):
+    service = start(dies=Dies)
+    waiting = [gevent.spawn(_outcome_of, service) for _ in range(3)]
+    gevent.sleep(0.01)
+    service.servers["dies"].die.set()
+    gevent.joinall(waiting, timeout=5)
+    assert [type(waiter.value) for waiter in waiting] == [ServiceFailing] * 3
+
+
+def _outcome_of(service):
+    try:
+        return service.wait()
+    except ServiceFailing as error:
+        return error
+
+
+def test_a_server_whose_socket_breaks_makes_the_service_fail(start):
+    service = start(echo=Echo)
+    service.servers["echo"].sockets.request.close()
+    with pytest.raises(ServiceFailing, match="server 'echo' died: receiving raised SocketClosed") as caught:
+        service.wait()
+    assert isinstance(caught.value.__cause__, SocketClosed)
+
+
+def test_a_server_that_stops_by_itself_makes_the_service_fail(start):
+    service = start(echo=Echo)
+    service.servers["echo"].stop()
+    with pytest.raises(ServiceFailing, match=r"server 'echo' ended without being told to$"):
+        service.wait()
+
+
+def test_a_service_can_start_again_after_it_failed(make_service, config_for, ask):
+    service = make_service(dies=Dies)
+    service.start(config_dict=config_for(service))
+    service.servers["dies"].die.set()
+    with pytest.raises(ServiceFailing):
+        service.wait()
+    service.stop()
+    with service.start(config_dict=config_for(service)):
+        assert ask(service.endpoints["dies"]["request"]) == "hello"
+    service.wait()
+
+
+def test_with_stops_the_service_after_an_error_too(make_service):
+    service = make_service(echo=Echo)
+    with pytest.raises(KeyError), service.start(config_string=YAML):
+        raise KeyError
+    assert service.state is State.STOPPED
+
+
+def test_with_may_be_entered_before_the_start(make_service):
+    with make_service(echo=Echo) as service:
+        service.start(config_string=YAML)
+    assert service.state is State.STOPPED
+    with make_service(echo=Echo) as service:
+        pass
+    assert service.state is State.NEW

@@ -1,0 +1,552 @@
+"""Stopping: what becomes of handlers that run, of stops that meet a start or each other, and what is left behind."""
+
+import os
+import threading
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from dploylib.config import YAMLConfigMapper
+from dploylib.errors import ServiceFailing, ServiceStateError
+from dploylib.servers import Server, bind, bind_in, connect, connect_in, every
+from dploylib.services import GreenletServerCoordinator, Service, State, coordinator
+from dploylib.transport import Context, Problem, Socket
+
+ANYWHERE = "tcp://127.0.0.1:*"
+both = pytest.mark.parametrize("concurrency", [1, 10])
+
+
+class Waits(Server):
+    """Its handler waits for the test."""
+
+    def setup(self):
+        self.running, self.go_on = Event(), Event()
+
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        self.running.set()
+        self.go_on.wait()
+        return "done"
+
+
+class SlowToSetUp(Server):
+    """Its setup waits for the test."""
+
+    begun: Event
+    go_on: Event
+
+    def setup(self):
+        type(self).begun.set()
+        type(self).go_on.wait()
+
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        return received
+
+
+@pytest.fixture
+def slow_to_set_up():
+    class Fresh(SlowToSetUp):
+        begun, go_on = Event(), Event()
+
+    return Fresh
+
+
+@pytest.fixture
+def waiting(make_service, config_for):
+    """A service with a handler that runs, and the socket of its caller."""
+    made = []
+
+    def make(concurrency: int = 1, coordinator=None) -> tuple[Service, Waits, Socket]:
+        service = make_service(coordinator, waits=Waits)
+        service.start(config_dict=config_for(service, waits={"request": {"concurrency": concurrency}}))
+        client = Socket.connect_new("req", service.endpoints["waits"]["request"])
+        made.append(client)
+        client.send_text("hello")
+        service.servers["waits"].running.wait()
+        return service, service.servers["waits"], client
+
+    yield make
+    for client in made:
+        client.close(linger=0)
+
+
+def status_of(client: Socket) -> int | None:
+    """The status of the problem that comes, or None for another reply."""
+    problem = Problem.from_envelope(client.receive_envelope(timeout=10))
+    return problem and problem.status
+
+
+# Handlers that run -----------------------------------------------------------------------------------------------
+
+
+@both
+def test_a_running_handler_may_finish_and_its_reply_reaches_the_caller(waiting, concurrency):
+    service, server, client = waiting(concurrency)
+    stopping = gevent.spawn(service.stop, 60)
+    gevent.sleep(0.01)
+    assert service.state is State.STOPPING
+    assert not stopping.dead
+    server.go_on.set()
+    stopping.get(timeout=10)
+    assert client.receive_text(timeout=10) == "done"
+
+
+@both
+def test_a_handler_over_the_time_is_ended_and_its_caller_told(waiting, concurrency):
+    service, _, client = waiting(concurrency)
+    service.stop(0.02)
+    assert status_of(client) == 503
+    assert service.state is State.STOPPED
+
+
+@both
+def test_a_second_stop_shortens_the_first(waiting, concurrency):
+    service, _, client = waiting(concurrency)
+    first = gevent.spawn(service.stop, 3600)
+    gevent.sleep(0.01)
+    longer = gevent.spawn(service.stop, 7200)
+    gevent.sleep(0.01)
+    assert not first.dead
+    service.stop(0)
+    assert service.state is State.STOPPED
+    gevent.joinall([first, longer], timeout=10, raise_error=True)
+    assert first.dead
+    assert longer.dead
+    assert status_of(client) == 503
+
+
+def test_every_stop_returns_when_all_is_over_and_not_before(waiting):
+    service, server, _ = waiting()
+    states = []
+
+    def stop():
+        service.stop(60)
+        states.append((service.state, service.context.closed, server.sockets.request.closed))
+
+    stopping = [gevent.spawn(stop) for _ in range(3)]
+    gevent.sleep(0.01)
+    server.go_on.set()
+    gevent.joinall(stopping, timeout=10, raise_error=True)
+    assert states == [(State.STOPPED, True, True)] * 3
+
+
+def test_what_was_not_received_before_the_stop_is_not_answered(waiting):
+    service, server, client = waiting()
+    with Socket.connect_new("req", service.endpoints["waits"]["request"]) as late:
+        late.send_text("waits in the queue")
+        stopping = gevent.spawn(service.stop, 60)
+        gevent.sleep(0.01)
+        server.go_on.set()
+        stopping.get(timeout=10)
+        assert client.receive_text(timeout=10) == "done"
+        assert not late.wait_readable(timeout=0.05)
+        late.close(linger=0)
+
+
+def test_replies_and_messages_that_are_queued_are_flushed(make_service, config_for):
+    class Says(Server):
+        out = connect("out", "push")
+
+        def teardown(self):
+            for number in range(1000):
+                self.sockets.out.send_text(str(number))
+
+    service = make_service(says=Says)
+    with Context.new() as context, context.socket("pull") as pull:
+        pull.bind(ANYWHERE)
+        service.start(config_dict=config_for(service, says={"out": {"uri": pull.endpoint}}))
+        service.stop()
+        assert [pull.receive_text(timeout=10) for _ in range(1000)] == list(map(str, range(1000)))
+
+
+# Races -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_during_the_start_ends_both(make_service, config_for, slow_to_set_up):
+    service = make_service(slow=slow_to_set_up, waits=Waits)
+    starting = gevent.spawn(_error_of, service.start, config_dict=config_for(service))
+    slow_to_set_up.begun.wait()
+    assert service.state is State.STARTING
+    with pytest.raises(ServiceStateError):
+        service.start(config_dict=config_for(service))
+    service.stop(60)
+    assert service.state is State.STOPPED
+    error = starting.get(timeout=10)
+    assert isinstance(error, ServiceStateError)
+    assert str(error) == "the service was stopped while it started"
+    assert all(socket.closed for server in service.servers.values() for _, socket in server.sockets.items())
+    slow_to_set_up.go_on.set()
+    with service.start(config_dict=config_for(service)):
+        assert service.state is State.RUNNING
+    service.wait()
+
+
+def _error_of(function, *args, **kwargs):
+    try:
+        function(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - the test looks at it
+        return error
+    return None
+
+
+def test_a_stop_while_the_configuration_is_loaded_ends_the_start_too(leak_check):
+    loading, go_on = Event(), Event()
+
+    class SlowMapper(YAMLConfigMapper):
+        def process_dict(self, data, overrides=None):
+            loading.set()
+            go_on.wait()
+            return super().process_dict(data, overrides)
+
+    service = Service(config_mapper=SlowMapper())
+    service.add_server("waits", Waits)
+    config = {"servers": {"waits": {"request": {"uri": ANYWHERE}}}}
+    starting = gevent.spawn(_error_of, service.start, config_dict=config)
+    loading.wait()
+    stopping = gevent.spawn(service.stop)
+    gevent.sleep(0.01)
+    go_on.set()
+    stopping.get(timeout=10)
+    assert isinstance(starting.get(timeout=10), ServiceStateError)
+    assert service.state is State.STOPPED
+    service.start(config_dict=config).stop()
+
+
+def test_a_stop_while_servers_are_made_ends_the_start_too(make_service, config_for):
+    making, go_on = Event(), Event()
+
+    class SlowToMake(Waits):
+        def __init__(self, *args):
+            super().__init__(*args)
+            making.set()
+            go_on.wait()
+
+    service = make_service(slow=SlowToMake, other=Waits)
+    starting = gevent.spawn(_error_of, service.start, config_dict=config_for(service))
+    making.wait()
+    stopping = gevent.spawn(service.stop)
+    gevent.sleep(0.01)
+    go_on.set()
+    stopping.get(timeout=10)
+    assert isinstance(starting.get(timeout=10), ServiceStateError)
+    assert service.state is State.STOPPED
+
+
+def test_a_killed_start_leaves_nothing(make_service, config_for, slow_to_set_up):
+    service = make_service(slow=slow_to_set_up)
+    starting = gevent.spawn(service.start, config_dict=config_for(service))
+    slow_to_set_up.begun.wait()
+    starting.kill()
+    assert service.state is State.STOPPED
+    assert service.context.closed
+
+
+def test_a_killed_stop_closes_all_the_same(waiting):
+    service, _, _client = waiting()
+    stopping = gevent.spawn(service.stop, 3600)
+    gevent.sleep(0.01)
+    stopping.kill(block=False)
+    service.stop(0)
+    assert service.state is State.STOPPED
+    assert service.context.closed
+
+
+def test_a_server_that_dies_during_the_stop_is_not_a_failure_of_the_service(make_service, config_for, caplog):
+    class DiesLast(Waits):
+        def teardown(self):
+            raise ValueError("broken")
+
+    class DiesWhenTold(Waits):
+        def setup(self):
+            super().setup()
+            self.spawn(self.until_stopped)
+
+        def until_stopped(self):
+            while not self.stopping:
+                gevent.sleep(0)
+            raise ValueError("broken")
+
+    service = make_service(last=DiesLast, told=DiesWhenTold)
+    service.start(config_dict=config_for(service))
+    service.stop()
+    service.wait()
+    assert service.state is State.STOPPED
+
+
+def test_a_server_that_dies_while_another_one_still_starts_fails_the_start(make_service, config_for, slow_to_set_up):
+    class DiesSoon(Waits):
+        def setup(self):
+            super().setup()
+            self.spawn(self.die)
+
+        def die(self):
+            slow_to_set_up.begun.wait()
+            gevent.sleep(0.01)
+            raise ValueError("broken")
+
+    service = make_service(dies=DiesSoon, slow=slow_to_set_up)
+    waited = gevent.spawn_later(10, slow_to_set_up.go_on.set)
+    error = _error_of(service.start, config_dict=config_for(service))
+    waited.kill()
+    assert "server 'dies' died: " in str(error)
+    assert isinstance(error.__cause__, ValueError)
+    assert service.state is State.STOPPED
+
+
+def test_stop_right_after_start_again_and_again(make_service, config_for):
+    service = make_service(a=Waits, b=Waits)
+    config = config_for(service)
+    for _ in range(20):
+        service.start(config_dict=config)
+        first, second = gevent.spawn(service.stop), gevent.spawn(service.stop, 0)
+        gevent.joinall([first, second], timeout=10, raise_error=True)
+        assert service.state is State.STOPPED
+
+
+def test_start_and_stop_at_any_moment_of_each_other(make_service, config_for):
+    """A stop is tried at each of the moments at which the start lets others run."""
+
+    class Switches(Waits):
+        def setup(self):
+            super().setup()
+            gevent.sleep(0)
+
+    service = make_service(a=Switches, b=Waits)
+    config = config_for(service)
+    for moment in range(1, 1000):
+        starting = gevent.spawn(_error_of, service.start, config_dict=config)
+        for _ in range(moment):
+            gevent.sleep(1e-9)  # one turn of the hub
+        running = service.state is State.RUNNING
+        service.stop()
+        assert service.state is State.STOPPED
+        error = starting.get(timeout=10)
+        assert error is None if running else isinstance(error, ServiceStateError), moment
+        if running:
+            break
+    assert running
+    assert moment > 2
+
+
+# Servers that do not end -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def soon_killed(monkeypatch):
+    """The patience of coordinators and servers is too long for a test."""
+    monkeypatch.setattr(coordinator, "_CLOSING_TIME", 0.1)
+    monkeypatch.setattr("dploylib.servers.server.ENDING_TIME", 0.05)
+    monkeypatch.setattr("dploylib.servers.dispatch.ENDING_TIME", 0.05)
+
+
+@both
+def test_a_handler_that_swallows_its_end_does_not_keep_stop(make_service, config_for, concurrency, soon_killed, caplog):
+    class Stubborn(Waits):
+        def request(self, socket, received):
+            self.running.set()
+            while not self.go_on.is_set():
+                try:
+                    self.go_on.wait()
+                except BaseException:  # noqa: BLE001 - as bad code does
+                    continue
+            return "late"
+
+    service = make_service(stubborn=Stubborn, fine=Waits)
+    service.start(config_dict=config_for(service, stubborn={"request": {"concurrency": concurrency}}))
+    server = service.servers["stubborn"]
+    with Socket.connect_new("req", service.endpoints["stubborn"]["request"]) as client:
+        client.send_text("hello")
+        server.running.wait()
+        service.stop(0)
+        assert service.state is State.STOPPED
+        assert server.sockets.request.closed
+        service.wait()
+        client.close(linger=0)
+    server.go_on.set()  # so that the test leaves nothing behind
+
+
+def test_a_teardown_that_hangs_and_swallows_is_given_up(make_service, config_for, soon_killed, caplog):
+    go_on = Event()
+
+    class Hangs(Waits):
+        def teardown(self):
+            while not go_on.is_set():
+                try:
+                    go_on.wait()
+                except BaseException:  # noqa: BLE001 - as bad code does
+                    continue
+
+    service = make_service(hangs=Hangs)
+    config = config_for(service)
+    service.start(config_dict=config)
+    hanging = service.servers["hangs"]
+    service.stop(0)
+    assert "server hangs did not stop within" in caplog.text
+    assert "server hangs goes on although it was killed" in caplog.text
+    assert hanging.sockets.request.closed
+    # When it ends at last, that is no failure of the run that comes after.
+    service.start(config_dict=config)
+    go_on.set()
+    gevent.sleep(0.02)
+    assert service.state is State.RUNNING
+    service.stop()
+    service.wait()
+
+
+def test_a_setup_that_swallows_its_end_does_not_keep_stop(make_service, config_for, soon_killed, slow_to_set_up):
+    class Stubborn(slow_to_set_up):
+        def setup(self):
+            while not self.go_on.is_set():
+                try:
+                    super().setup()
+                except BaseException:  # noqa: BLE001 - as bad code does
+                    continue
+
+    service = make_service(stubborn=Stubborn)
+    starting = gevent.spawn(_error_of, service.start, config_dict=config_for(service))
+    slow_to_set_up.begun.wait()
+    service.stop(0)
+    assert isinstance(starting.get(timeout=10), ServiceStateError)
+    slow_to_set_up.go_on.set()
+
+
+# Nothing is left -------------------------------------------------------------------------------------------------
+
+
+class Everything(Server):
+    out = bind("out", "pub")
+    work = connect("work", "push")
+
+    def setup(self):
+        self.spawn(gevent.sleep, 3600)
+
+    @every(3600)
+    def tick(self):
+        pass
+
+    @bind_in("one", "rep")
+    def one(self, socket, received):
+        return received
+
+    @bind_in("many", "rep", concurrency=10)
+    def many(self, socket, received):
+        return received
+
+    @bind_in("router", "router", concurrency=2)
+    def router(self, socket, received):
+        return received
+
+    @connect_in("pull", "pull")
+    def pull(self, socket, received):
+        self.sockets.out.send_envelope(received)
+
+
+def tasks() -> set[str]:
+    """The native threads of this process: Python's and libzmq's."""
+    return set(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else set(map(str, _thread_ids()))
+
+
+def _thread_ids():
+    return [thread.native_id for thread in threading.enumerate()]
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
+
+
+def test_fifty_rounds_leave_no_greenlet_descriptor_thread_or_ipc_file(ipc_dir, make_service, ask, wait_until):
+    service = make_service(all=Everything, other=Everything)
+    for number in range(51):
+        tcp, ipc, inproc = (ANYWHERE, f"ipc://{ipc_dir}/{{}}", "inproc://{}")
+        sockets = {
+            name: {
+                "one": {"uri": tcp},
+                "many": {"uri": ipc.format(f"{name}-many")},
+                "router": {"uri": inproc.format(f"{name}-router")},
+                "out": {"uri": [tcp, ipc.format(f"{name}-out")]},
+                "work": {"uri": inproc.format("work")},
+                "pull": {"uri": [inproc.format("work"), "tcp://127.0.0.1:9"]},
+            }
+            for name in ("all", "other")
+        }
+        with service.start(config_dict={"servers": sockets}):
+            for sockets_of in service.endpoints.values():
+                assert ask(sockets_of["one"]) == "hello"
+                assert ask(sockets_of["many"]) == "hello"
+                assert ask(sockets_of["router"], context=service.context) == "hello"
+            # A client that is still there when the service stops, and a socket that nobody closes.
+            lasting = Socket.connect_new("req", service.endpoints["all"]["one"])
+            service.context.socket("push").connect("inproc://nobody")
+        lasting.close()
+        wait_until(lambda: not list(ipc_dir.iterdir()))
+        if number == 0:
+            before = len(tasks()), descriptors()
+    wait_until(lambda: len(tasks()) <= before[0] and descriptors() <= before[1])
+
+
+def test_failed_starts_leave_nothing_either(ipc_dir, make_service, wait_until):
+    class Broken(Everything):
+        def setup(self):
+            super().setup()
+            raise ValueError("broken")
+
+    service = make_service(fine=Everything, broken=Broken)
+    uris = {
+        "one": ANYWHERE,
+        "many": f"ipc://{ipc_dir}/{{}}",
+        "router": "inproc://{}-r",
+        "out": f"ipc://{ipc_dir}/{{}}o",
+    }
+    uris |= {"work": "inproc://{}-w", "pull": "inproc://{}-w"}
+    config = {
+        "servers": {
+            name: {socket: {"uri": uri.format(name)} for socket, uri in uris.items()} for name in ("fine", "broken")
+        }
+    }
+    for number in range(10):
+        with pytest.raises(ValueError, match="broken"):
+            service.start(config_dict=config)
+        assert not list(Path(ipc_dir).iterdir())
+        if number == 0:
+            before = len(tasks()), descriptors()
+    wait_until(lambda: len(tasks()) <= before[0] and descriptors() <= before[1])
+
+
+def test_rounds_in_a_given_context_leave_nothing(make_service, wait_until, leak_check):
+    with Context.new() as context:
+        service = make_service(GreenletServerCoordinator(context=context), waits=Waits)
+        for number in range(20):
+            service.start(config_dict={"servers": {"waits": {"request": {"uri": "inproc://waits"}}}})
+            service.stop()
+            if number == 0:
+                before = descriptors()
+        wait_until(lambda: descriptors() <= before)
+        assert repr(context) == "<Context green, 0 sockets>"
+
+
+def test_failures_leave_nothing(make_service, config_for):
+    class Dies(Everything):
+        def setup(self):
+            super().setup()
+            self.spawn(int, "no number")
+
+        def teardown(self):
+            raise ValueError
+
+    class DiesLater(Waits):
+        def setup(self):
+            self.spawn(self.die)
+
+        def die(self):
+            gevent.sleep(0.01)
+            raise ValueError
+
+    service = make_service(dies=DiesLater)
+    for _ in range(3):
+        service.start(config_dict=config_for(service))
+        with pytest.raises(ServiceFailing):
+            service.wait()
+        service.stop()
