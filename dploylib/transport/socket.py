@@ -111,6 +111,7 @@ class Socket(Sender):
         self._resolved: dict[str, str] = {}  # what was given to bind -> its endpoint, wildcards and names resolved
         self._ipc_locks: dict[str, IpcLock] = {}
         self._owns_context = False
+        self.subscribed = False  # whether a subscription was ever made
         self.sent = 0
         self.received = 0
         self._context._add(self)
@@ -228,6 +229,7 @@ class Socket(Sender):
         if name in _TIMEOUT_OPTIONS:
             self._set_timeout(name, int(wire_value))
             return
+        self.subscribed |= name == "subscribe"
         try:
             if name == "hwm":
                 self._zmq_socket.set_hwm(int(wire_value))  # sndhwm and rcvhwm; libzmq has no such option
@@ -313,7 +315,9 @@ class Socket(Sender):
             raise self._translated(error, f"bind to {uri}", EndpointError) from error
         finally:
             self._waiter.wake()
-        self._endpoints.append(f"{uri}:{port}")
+        endpoint = f"{uri}:{port}"
+        self._endpoints.append(endpoint)
+        self._resolved[endpoint] = endpoint
         return port
 
     def connect(self, uri: str) -> None:
@@ -325,14 +329,18 @@ class Socket(Sender):
         """Stop being bound to an endpoint (the last one). Raises `EndpointError` if it is not bound to it."""
         uri = uri or self.endpoint
         endpoint = self._resolved.get(uri, uri)
+        if endpoint not in self._resolved.values():  # libzmq would disconnect it
+            raise EndpointError(f"cannot unbind {self!r} from {uri}: it is not bound to it", self)
         self._attach("unbind from", self._zmq_socket.unbind, endpoint)
-        self._resolved.pop(uri, None)
+        self._resolved = {given: bound for given, bound in self._resolved.items() if bound != endpoint}
         self._forget(endpoint)
         self._release_ipc(endpoint)
 
     def disconnect(self, uri: str | None = None) -> None:
         """Stop being connected to an endpoint (the last one). Raises `EndpointError` if it is not connected to it."""
         uri = uri or self.endpoint
+        if uri in self._resolved.values():  # libzmq would unbind it
+            raise EndpointError(f"cannot disconnect {self!r} from {uri}: it is bound to it", self)
         self._attach("disconnect from", self._zmq_socket.disconnect, uri)
         self._forget(uri)
 
@@ -535,6 +543,8 @@ class Socket(Sender):
 
         Who waits in it gets `SocketClosed`. Closing it again does nothing.
         """
+        if self._type == "sub":
+            linger = 0  # all that a SUB can have queued are subscriptions to a peer that is not there
         if not self.closed:
             self._zmq_socket.close(None if linger is None else int(linger * 1000))
         self._context._remove(self)

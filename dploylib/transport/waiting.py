@@ -79,8 +79,7 @@ class GreenWaiter:
         try:
             with _time_limit(timeout), self._send_turn:
                 while not attempt():
-                    if self.receiving:
-                        self._wake_soon()
+                    self._wake_soon()  # alone too: a PAIR lets go of a lost peer only when somebody looks at its events
                     self._socket._wait_write()
         finally:
             self.sending -= 1
@@ -92,7 +91,7 @@ class GreenWaiter:
                 self._socket.get(zmq.EVENTS)
 
     def _wake_soon(self) -> None:
-        """Wake the other direction once the caller waits: the attempt that failed may have taken away its event."""
+        """Wake the others once the caller waits: the attempt that failed may have taken away their event."""
         gevent.get_hub().loop.run_callback(self.wake)
 
 

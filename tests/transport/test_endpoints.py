@@ -201,6 +201,17 @@ def test_what_was_not_bound_or_connected_cannot_be_undone(context):
             undo("tcp://127.0.0.1:1")
 
 
+def test_what_is_connected_cannot_be_unbound_nor_what_is_bound_disconnected(context):
+    pull = Socket.bind_new("pull", "tcp://127.0.0.1:*", context=context)
+    push = Socket.connect_new("push", pull.endpoint, context=context)
+    with pytest.raises(EndpointError, match="not bound to it"):
+        push.unbind()
+    with pytest.raises(EndpointError, match="bound to it"):
+        pull.disconnect()
+    push.send_text("still connected", timeout=10)
+    assert pull.receive_text(timeout=10) == "still connected"
+
+
 # Who owns an ipc path ------------------------------------------------------------------------------------------
 
 
