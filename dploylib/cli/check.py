@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("check", epilog="Example: dploylib check examples/echo.py -c examples/echo.yaml")
+@click.command("check", epilog="Example: dploylib check examples/echo/service.py -c examples/echo/config.yaml")
 @service_options
 def command(target: Target, config: str | None, overrides: tuple[tuple[str, str], ...], patch: bool) -> None:
     """Check a service and its configuration.

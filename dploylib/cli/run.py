@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from typing import TYPE_CHECKING, Any
-
 import click
 
 from .exit_codes import ExitCode
@@ -12,13 +9,10 @@ from .failures import reported, tell
 from .logs import LEVELS, configure, log_failure
 from .parameters import Target, configuration, service_options
 
-if TYPE_CHECKING:
-    from ..services import Service
-
 __all__ = ["command"]
 
 
-@click.command("run", epilog="Example: dploylib run examples/echo.py -c examples/echo.yaml --log-format json")
+@click.command("run", epilog="Example: dploylib run examples/echo/service.py -c examples/echo/config.yaml")
 @service_options
 @click.option(
     "--log-level",
@@ -57,15 +51,5 @@ def command(
         patch_standard_library()
     configure(log_level, log_format)
     with reported(log_failure if log_format == "json" else tell):
-        code = _serve(load_service(target), arguments)
-    raise SystemExit(code)
-
-
-def _serve(service: Service, arguments: dict[str, Any]) -> ExitCode:
-    """Run it until it is stopped. A second signal, which cut handlers short, is told from a stop that let them end."""
-    from ..services.signals import on_signals
-
-    seen: list[signal.Signals] = []
-    with on_signals((signal.SIGINT, signal.SIGTERM), seen.append):
-        service.run(**arguments)
-    return ExitCode[seen[1].name] if len(seen) > 1 else ExitCode.OK
+        cut_short_by = load_service(target).run(**arguments)
+    raise SystemExit(ExitCode[cut_short_by.name] if cut_short_by else ExitCode.OK)

@@ -27,7 +27,13 @@ __all__ = [
 InputHandler = Callable[[Any, Any, Any], Any]
 """Called with the server, the socket (or the reply socket of a caller) and the `ReceivedData`."""
 
-_CANNOT_RECEIVE = ("pub", "push")
+_CANNOT_LISTEN = {
+    "pub": "it receives nothing",
+    "push": "it receives nothing",
+    "req": "it receives only after it sent: receive where you send, or use a dealer",
+    "xpub": "it receives subscriptions, which are no envelopes: receive_frames() in a greenlet of self.spawn()",
+    "stream": "it receives raw bytes, which are no envelopes: receive_frames() in a greenlet of self.spawn()",
+}
 _REPLY_PATIENCE = 5000  # milliseconds
 
 
@@ -74,9 +80,9 @@ class SocketDescription:
             raise DeclarationError(f"{where}: {error}") from None
         if self.setup_type not in ("bind", "connect"):
             raise DeclarationError(f"{where}: the setup type is 'bind' or 'connect', not {self.setup_type!r}")
-        if self.input_handler is not None and self.socket_type in _CANNOT_RECEIVE:
+        if self.input_handler is not None and self.socket_type in _CANNOT_LISTEN:
             raise DeclarationError(
-                f"{where}: a {self.socket_type} socket receives nothing, so it can have no handler; "
+                f"{where}: a {self.socket_type} socket can have no handler ({_CANNOT_LISTEN[self.socket_type]}); "
                 f"use {self.setup_type}() instead of {self.setup_type}_in()"
             )
         if isinstance(self.concurrency, bool) or not isinstance(self.concurrency, int) or self.concurrency < 1:

@@ -254,6 +254,8 @@ class Dispatcher:
         return None
 
     def _as_envelope(self, request: Envelope, result: Any) -> Envelope:
+        if isinstance(result, Problem):
+            return request.response_envelope(PROBLEM_MIMETYPE, result.to_json())
         if isinstance(result, ReceivedData):
             result = result.envelope
         if isinstance(result, Envelope):

@@ -12,7 +12,7 @@ from gevent.pool import Group
 
 from ..config import ServerSettings
 from ..errors import ServerFailing, TransportError
-from ..transport import Context, Loop, ReceiveLoop, Socket, SocketHandler
+from ..transport import DEFAULT_LINGER, Context, Loop, ReceiveLoop, Socket, SocketHandler
 from .control import ControlLink
 from .declare import Periodic, ServerDescription, SocketDescription
 from .dispatch import ENDING_TIME, Counts, Dispatcher, dispatcher_class
@@ -113,7 +113,7 @@ class DployServer:
             self._background.kill()
             if self._control is not None:
                 self._control.close()
-            self.sockets.close(self._time_left(_LEAST_CLOSING_TIME))
+            self.sockets.close(min(self._time_left(_LEAST_CLOSING_TIME), DEFAULT_LINGER))
             self._stop_by = 0.0  # a stop that comes now has nothing to do
         if self._failure is not None:
             raise self._failure
@@ -260,6 +260,15 @@ class Server(DployServer):
         self._add_socket(name, socket, dispatcher, description.attribute)
 
     def _run(self) -> None:
+        for description in self.description.sockets.values():
+            deaf = description.socket_type == "sub" and not self.sockets[description.name].subscribed
+            if deaf and description.input_handler is not None:
+                log.warning(
+                    "%s.%s is a sub socket without a subscription and receives nothing; set its option subscribe, to "
+                    "'' for everything",
+                    self.name,
+                    description.name,
+                )
         for attribute, periodic in self.description.periodic.items():
             self.spawn(self._repeat, attribute, periodic)
         super()._run()

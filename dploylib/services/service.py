@@ -185,11 +185,11 @@ class Service:
         if self.state is State.STOPPING:
             self._lifecycle.become(State.STOPPED)
 
-    def run(self, *args: Any, **kwargs: Any) -> None:
+    def run(self, *args: Any, **kwargs: Any) -> signal.Signals | None:
         """Start the service with these arguments, and serve until SIGINT or SIGTERM, or until it fails.
 
-        Running handlers then have their time to finish; a second signal stops at once. Raises what `start` and `wait`
-        raise.
+        Running handlers then have their time to finish; a second signal stops at once, and is returned. Raises what
+        `start` and `wait` raise.
         """
         signals_seen: list[signal.Signals] = []
 
@@ -209,6 +209,7 @@ class Service:
             finally:
                 self.stop()
         log.info("stopped")
+        return signals_seen[1] if len(signals_seen) > 1 else None
 
     def __enter__(self) -> Service:
         return self

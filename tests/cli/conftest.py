@@ -53,6 +53,13 @@ class Sample(Server):
             gevent.sleep(0.01)
         return "finished"
 
+    @bind_in("block", "rep")
+    def block(self, socket, received):
+        """Compute for ever, without ever letting another greenlet run."""
+        log.info("blocking")
+        while True:
+            pass
+
     @bind_in("spawn", "rep")
     def spawn_failing(self, socket, received):
         (gevent if received.text == "alone" else self).spawn(self.die)
@@ -70,7 +77,7 @@ class Sample(Server):
 service = Service()
 service.add_server("sample", Sample)
 '''
-SOCKETS = ("news", "echo", "describe", "fail", "mute", "slow", "spawn")
+SOCKETS = ("news", "echo", "describe", "fail", "mute", "slow", "block", "spawn")
 CONFIGURATION = "servers:\n  sample:\n" + "".join(f"    {name}: {{uri: 'tcp://127.0.0.1:*'}}\n" for name in SOCKETS)
 
 

@@ -1,8 +1,10 @@
 """`dploylib run` and `dploylib check`, as a user runs them."""
 
+import contextlib
 import json
 import re
 import signal
+import subprocess
 import textwrap
 
 import gevent.monkey
@@ -116,6 +118,23 @@ def test_a_signal_lets_the_running_handler_finish(start_service, start, director
 
 
 @SIGNALS
+def test_a_service_that_is_blocked_ends_by_further_signals(start_service, start, number):
+    service = start_service()
+    call = start("call", service.endpoint("block"), "for ever", "--timeout", "30")
+    service.wait_for("blocking")
+    service.process.send_signal(number)
+    for _ in range(20):  # it ends by one that is more than a second later
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            service.process.wait(timeout=0.3)
+            break
+        service.process.send_signal(number)
+    assert service.process.returncode == 128 + number
+    assert "the hub is blocked" in service.process.stderr.read()
+    call.kill()
+    call.communicate()
+
+
+@SIGNALS
 def test_a_second_signal_ends_the_running_handler_at_once(start_service, start, number):
     service = start_service()
     call = start("call", service.endpoint("slow"), "never-there", "--timeout", "30")
@@ -194,7 +213,7 @@ def test_check_lists_what_would_run_and_binds_nothing(sample, dploylib):
     endpoint = sample.endpoint("echo")
     done = dploylib("check", "sample.py", "-c", "config.yaml", "--set", f"servers.sample.echo.uri={endpoint}")
     lines = text(done.stdout).splitlines()
-    assert (lines[0], done.returncode, done.stderr) == ("OK: 1 server, 7 sockets", 0, b"")
+    assert (lines[0], done.returncode, done.stderr) == ("OK: 1 server, 8 sockets", 0, b"")
     assert f"sample.echo      rep     bind  {endpoint}" in lines
 
 

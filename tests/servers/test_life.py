@@ -71,6 +71,28 @@ def test_setup_comes_before_the_first_message_and_teardown_after_the_last(ipc_di
     assert all(socket.closed for _, socket in running.sockets.items())
 
 
+class Listens(Server):
+    @connect_in("feed", "sub")
+    def feed(self, socket, received):
+        pass
+
+
+@pytest.mark.parametrize("options", [{}, {"subscribe": ""}], ids=["without", "with"])
+def test_a_sub_socket_without_a_subscription_is_warned_about(serve, options, caplog):
+    serve(Listens, feed={"uri": "tcp://127.0.0.1:9", "options": options})
+    warned = [record.getMessage() for record in caplog.records if "without a subscription" in record.getMessage()]
+    assert len(warned) == (0 if options else 1)
+    assert all(message.startswith("tested.feed ") for message in warned)
+
+
+def test_a_stop_does_not_wait_for_a_publisher_that_is_not_there(serve):
+    running = serve(Listens, feed={"uri": "tcp://127.0.0.1:9", "options": {"subscribe": ""}})
+    assert running.sockets.feed.get_option("linger") != 0
+    with gevent.Timeout(4, AssertionError("it lingers")):  # 5 s is how long a socket lingers
+        serve.stop(running)
+        running.context.close()
+
+
 def test_teardown_comes_after_the_last_handler_has_ended(serve, peer):
     events = []
 

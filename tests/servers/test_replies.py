@@ -18,7 +18,7 @@ from gevent import subprocess  # the one that lets our server run meanwhile
 from dploylib import servers
 from dploylib.errors import InvalidData, SendTimeout, SocketStateError
 from dploylib.servers import Server, bind, bind_in
-from dploylib.transport import Envelope, ReceivedData
+from dploylib.transport import Envelope, Problem, ReceivedData
 
 both = pytest.mark.parametrize("concurrency", [1, 10])
 
@@ -93,6 +93,9 @@ class Replies(Server):
 
     def returns_old_serializable(self, socket, received):
         return OldSerializable()
+
+    def returns_problem(self, socket, received):
+        return Problem("urn:x", "X", 404)
 
     def returns_envelope(self, socket, received):
         return Envelope("an id", "a/mimetype", b"body")
@@ -217,6 +220,7 @@ ANSWERS = {
     "returns_list": [b"", JSON, b"[1,null]"],
     "returns_int": [b"", JSON, b"0"],
     "returns_bool": [b"", JSON, b"false"],
+    "returns_problem": [b"", b"application/problem+json", b'{"type":"urn:x","title":"X","status":404,"detail":""}'],
     "returns_dataclass": [b"", JSON, b'{"red":3}'],
     "returns_struct": [b"", JSON, b'{"x":4}'],
     "returns_serializable": [b"", JSON, b'{"made":"by serialize"}'],

@@ -197,7 +197,7 @@ def test_what_was_not_bound_or_connected_cannot_be_undone(context):
     for undo in (socket.unbind, socket.disconnect):
         with pytest.raises(EndpointError):
             undo()
-        with pytest.raises(EndpointError, match=r"from tcp://127\.0\.0\.1:1 "):
+        with pytest.raises(EndpointError, match=r"from tcp://127\.0\.0\.1:1\b"):
             undo("tcp://127.0.0.1:1")
 
 
