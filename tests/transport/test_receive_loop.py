@@ -1,0 +1,361 @@
+"""The receive loop: handlers are fed, others get their turn, and a stop loses nothing."""
+
+import gc
+import itertools
+import time
+
+import gevent
+import pytest
+import zmq
+from gevent.event import Event
+
+from dploylib.errors import ServiceStateError, SocketClosed
+from dploylib.transport import Context, ReceiveLoop, Socket
+
+BACKLOG = 300_000
+MOST_SECONDS_BETWEEN_TICKS = 0.05  # the issue's figure
+
+
+@pytest.fixture
+def loop():
+    return ReceiveLoop()
+
+
+@pytest.fixture
+def pipe(context):
+    """Make a PULL and a PUSH without high-water marks; what is pushed is there to be pulled at once."""
+    count = 0
+
+    def pipe():
+        nonlocal count
+        count += 1
+        pull = Socket.bind_new("pull", f"inproc://pipe-{count}", {"hwm": 0}, context)
+        return pull, Socket.connect_new("push", f"inproc://pipe-{count}", {"hwm": 0}, context)
+
+    return pipe
+
+
+def received_by(handled):
+    return lambda socket: handled.append(socket.receive_text())
+
+
+def rest_of(socket):
+    rest = []
+    while socket.wait_readable(0.01):
+        rest.append(socket.receive_text())
+    return rest
+
+
+# Others get their turn -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _no_garbage_collection():
+    # A full collection takes longer, in a process with thousands of tests, than what is measured here.
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_garbage_collection")
+def test_a_backlog_is_drained_while_others_run(pipe, loop, spawn, wait_for):
+    pull, push = pipe()
+    for _ in range(BACKLOG):
+        push.send_frames((b"x",))
+    handled = 0
+    ticks = []
+
+    def handle(socket):
+        nonlocal handled
+        socket.receive_frames()
+        handled += 1
+
+    def tick():
+        while True:
+            # The processor's time of this thread, since that of the wall depends on what else the machine does.
+            ticks.append((time.thread_time(), time.monotonic(), handled))
+            gevent.sleep(0.01)
+
+    loop.register(pull, handle)
+    spawn(tick)
+    gevent.sleep(0)
+    spawn(loop.run)
+    wait_for(lambda: handled == BACKLOG and ticks[-1][2] == BACKLOG)
+    gaps = [
+        [now - then for now, then in zip(after, before, strict=True)] for before, after in itertools.pairwise(ticks)
+    ]
+    longest, longest_on_the_wall, most_handled = (max(column) for column in zip(*gaps, strict=True))
+    print(f"longest gap {longest * 1e3:.1f} ms of CPU, {longest_on_the_wall * 1e3:.1f} ms, {most_handled} messages")
+    assert longest < MOST_SECONDS_BETWEEN_TICKS
+    assert most_handled < BACKLOG / 4
+    loop.stop()
+
+
+def test_a_backlog_on_one_socket_does_not_hold_up_another(pipe, loop, spawn, wait_for):
+    (busy, push_busy), (other, push_other) = pipe(), pipe()
+    handled, seen = [], []
+    for _ in range(20_000):
+        push_busy.send_frames((b"x",))
+    loop.register(busy, lambda socket: handled.append(socket.receive_frames()))
+    loop.register(other, lambda socket: seen.append((socket.receive_text(), len(handled))))
+    spawn(loop.run)
+    wait_for(lambda: handled)
+    push_other.send_text("now")
+    wait_for(lambda: seen)
+    assert seen[0][1] < 20_000
+    loop.kill()
+
+
+def test_a_slow_handler_on_one_socket_does_not_hold_up_another(pipe, loop, spawn, wait_for):
+    (slow, push_slow), (quick, push_quick) = pipe(), pipe()
+    finish, handled = Event(), []
+
+    def handle_slowly(socket):
+        handled.append(socket.receive_text())
+        finish.wait()
+
+    loop.register(slow, handle_slowly)
+    loop.register(quick, received_by(handled))
+    running = spawn(loop.run)
+    push_slow.send_text("slow")
+    wait_for(lambda: handled == ["slow"])
+    for number in range(10):
+        push_quick.send_text(str(number))
+    wait_for(lambda: len(handled) == 11)
+    assert handled == ["slow", *(str(number) for number in range(10))]
+    finish.set()
+    loop.stop()
+    running.get(timeout=10)
+
+
+# Stopping ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_loses_no_message(pipe, loop):
+    pull, push = pipe()
+    handled = []
+
+    def handle(socket):
+        handled.append(socket.receive_text())
+        if len(handled) == 100:
+            loop.stop()
+
+    for number in range(1000):
+        push.send_text(str(number))
+    loop.register(pull, handle)
+    loop.run()
+    assert handled == [str(number) for number in range(100)]
+    assert rest_of(pull) == [str(number) for number in range(100, 1000)]
+
+
+def test_a_message_that_comes_with_the_stop_is_handled_or_left(pipe, loop, spawn):
+    pull, push = pipe()
+    handled = []
+    loop.register(pull, received_by(handled))
+    sent = []
+    for number in range(60):
+        running = spawn(loop.run)
+        gevent.sleep((0, 0, 0.001)[number % 3])
+        sent.append(str(number))
+        push.send_text(str(number))
+        if number % 2:
+            gevent.sleep(0)
+        (loop.stop if number % 4 else loop.kill)()
+        running.get(timeout=10)
+        handled += rest_of(pull) if number % 10 == 9 else []
+    assert handled == sent
+
+
+def test_a_stopped_loop_reads_nothing_more(pipe, loop, spawn):
+    pull, push = pipe()
+    handled = []
+    loop.register(pull, received_by(handled))
+    running = spawn(loop.run)
+    gevent.sleep(0)
+    loop.stop()
+    running.get(timeout=10)
+    push.send_text("a")
+    gevent.sleep(0.01)
+    assert pull.receive_text(timeout=0) == "a"
+    assert handled == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_stop_lets_a_handler_finish_and_only_then_ends(pipe, loop, spawn, wait_for, times):
+    pull, push = pipe()
+    started, finish, finished = Event(), Event(), []
+
+    def handle(socket):
+        finished.append(socket.receive_text())
+        started.set()
+        finish.wait()
+        gevent.sleep(0)
+        finished.append("finished")
+
+    loop.register(pull, handle)
+    running = spawn(loop.run)
+    push.send_text("a")
+    push.send_text("b")
+    assert started.wait(10)
+    for _ in range(times):
+        loop.stop()
+    running.join(timeout=0.02)
+    assert not running.dead
+    finish.set()
+    running.get(timeout=10)
+    assert finished == ["a", "finished"]
+    assert rest_of(pull) == ["b"]
+
+
+def test_a_kill_ends_a_handler(pipe, loop, spawn):
+    (pull, push), (idle, _) = pipe(), pipe()
+    started, ended = Event(), []
+
+    def handle(socket):
+        socket.receive_text()
+        started.set()
+        try:
+            gevent.sleep(60)
+        finally:
+            ended.append(True)
+
+    loop.register(pull, handle)
+    loop.register(idle, handle)
+    running = spawn(loop.run)
+    push.send_text("a")
+    assert started.wait(10)
+    loop.stop()
+    loop.kill()
+    running.get(timeout=10)
+    assert ended == [True]
+
+
+def test_a_stop_before_the_run_ends_it_at_once_and_counts_once(pipe, loop, spawn, wait_for):
+    pull, push = pipe()
+    handled = []
+    loop.register(pull, received_by(handled))
+    push.send_text("a")
+    loop.stop()
+    loop.run()
+    assert handled == []
+    running = spawn(loop.run)
+    wait_for(lambda: handled == ["a"])
+    loop.stop()
+    running.get(timeout=10)
+
+
+def test_it_can_run_again_after_a_stop(pipe, loop, spawn, wait_for):
+    pull, push = pipe()
+    handled = []
+    loop.register(pull, received_by(handled))
+    for number in range(3):
+        running = spawn(loop.run)
+        push.send_text(str(number))
+        wait_for(lambda number=number: len(handled) == number + 1)
+        loop.stop()
+        running.get(timeout=10)
+    assert handled == ["0", "1", "2"]
+
+
+def test_it_does_not_run_twice_at_once(pipe, loop, spawn):
+    running = spawn(loop.run)
+    gevent.sleep(0)
+    with pytest.raises(ServiceStateError, match="runs already"):
+        loop.run()
+    loop.stop()
+    running.get(timeout=10)
+
+
+def test_a_run_that_is_killed_takes_the_receive_greenlets_with_it(pipe, loop, spawn):
+    pull, push = pipe()
+    handled = []
+    loop.register(pull, received_by(handled))
+    running = spawn(loop.run)
+    gevent.sleep(0)
+    running.kill(timeout=10)
+    push.send_text("a")
+    gevent.sleep(0.01)
+    assert pull.receive_text(timeout=0) == "a"
+    assert handled == []
+
+
+def test_a_socket_registered_while_it_runs_is_served(pipe, loop, spawn, wait_for):
+    handled = []
+    running = spawn(loop.run)
+    gevent.sleep(0)
+    pull, push = pipe()
+    push.send_text("a")
+    loop.register(pull, received_by(handled))
+    wait_for(lambda: handled == ["a"])
+    loop.stop()
+    running.get(timeout=10)
+
+
+# Failing -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), gevent.Timeout(), SystemExit(3), gevent.GreenletExit()])
+def test_what_a_handler_raises_comes_out_of_run(pipe, loop, spawn, error):
+    (pull, push), (other, push_other) = pipe(), pipe()
+    finish, finished = Event(), []
+
+    def handle_slowly(socket):
+        finished.append(socket.receive_text())
+        finish.wait()
+        finished.append("finished")
+
+    def fail(socket):
+        socket.receive_text()
+        gevent.spawn_later(0.01, finish.set)
+        raise error
+
+    loop.register(other, handle_slowly)
+    loop.register(pull, fail)
+    push_other.send_text("slow")
+    push.send_text("a")
+    push.send_text("b")
+    with pytest.raises(type(error)) as caught:
+        loop.run()
+    assert caught.value is error
+    assert finished == ["slow", "finished"]  # the others were stopped, not killed
+    assert rest_of(pull) == ["b"]
+
+
+def test_a_socket_that_is_closed_while_it_runs_comes_out_of_run(pipe, loop, spawn):
+    pull, _ = pipe()
+    loop.register(pull, lambda socket: None)
+    running = spawn(loop.run)
+    gevent.sleep(0)
+    pull.close()
+    with pytest.raises(SocketClosed):
+        running.get(timeout=10)
+
+
+def test_a_socket_that_would_block_the_hub_is_refused(loop):
+    with (
+        zmq.Context() as plain,
+        Context(plain).socket("pull") as socket,
+        pytest.raises(TypeError, match=r"needs sockets of a green context \(Context\.new\(\)\)"),
+    ):
+        loop.register(socket, lambda socket: None)
+
+
+@pytest.mark.usefixtures("leak_check")
+def test_nothing_is_left_after_many_rounds(spawn):
+    for how in ("stop", "kill", "fail") * 5:
+        with Context.new() as context:
+            loop = ReceiveLoop()
+            for _ in range(3):
+                loop.register(Socket.bind_new("pull", "tcp://127.0.0.1:*", context=context), lambda socket: 1 / 0)
+            pull = Socket.bind_new("pull", "inproc://here", context=context)
+            loop.register(pull, lambda socket: 1 / 0)
+            running = spawn(loop.run)
+            gevent.sleep(0)
+            if how == "fail":
+                Socket.connect_new("push", "inproc://here", context=context).send_text("x")
+                with pytest.raises(ZeroDivisionError):
+                    running.get(timeout=10)
+            else:
+                getattr(loop, how)()
+                running.get(timeout=10)
