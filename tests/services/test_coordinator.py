@@ -1,0 +1,190 @@
+"""The coordinator as a base to subclass, and the control socket."""
+
+import gevent
+import pytest
+
+from dploylib.errors import AddressInUse, ServerFailing, ServiceFailing, ServiceStateError
+from dploylib.servers import Server, bind_in
+from dploylib.services import GreenletServerCoordinator, ServerCoordinator, State
+from dploylib.transport import Context, Socket
+
+
+class Echo(Server):
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        return received
+
+
+class Recording(ServerCoordinator):
+    """Runs servers in plain greenlets, and takes note of what it is asked to do."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.calls = []
+        self.greenlets = {}
+
+    def spawn(self, run):
+        self.calls.append(("spawn", run.name))
+        self.greenlets[run.name] = gevent.spawn(self.serve, run)
+
+    def serve(self, run):
+        error = None
+        try:
+            run.server.start()
+        except Exception as raised:  # noqa: BLE001 - the base wants to know
+            error = raised
+        self.calls.append(("ended", run.name))
+        self.server_ended(run, error)
+
+    def kill(self, run):
+        self.calls.append(("kill", run.name))
+        if run.name in self.greenlets:
+            self.greenlets[run.name].kill(block=False)
+        self.server_ended(run, None)
+
+
+def test_a_subclass_says_where_servers_run_and_gets_the_rest(start, ask):
+    coordinator = Recording()
+    service = start(coordinator, a=Echo, b=Echo)
+    assert coordinator.calls == [("spawn", "a"), ("spawn", "b")]
+    assert ask(service.endpoints["a"]["request"]) == "hello"
+    assert set(coordinator.servers) == {"a", "b"}
+    service.stop()
+    # They are told to stop over the control socket, and nobody needs to be killed.
+    assert sorted(coordinator.calls[2:]) == [("ended", "a"), ("ended", "b")]
+    service.wait()
+
+
+def test_a_subclass_is_told_to_kill_what_is_not_ready(make_service, config_for):
+    class Slow(Echo):
+        def setup(self):
+            gevent.sleep(3600)
+
+    coordinator = Recording()
+    service = make_service(coordinator, slow=Slow, fine=Echo)
+    starting = gevent.spawn(pytest.raises, ServiceStateError, service.start, config_dict=config_for(service))
+    while ("spawn", "fine") not in coordinator.calls:
+        gevent.sleep(0)
+    service.stop(0)
+    starting.get(timeout=10)
+    assert ("kill", "slow") in coordinator.calls
+
+
+def test_a_spawn_that_fails_ends_what_was_spawned_before(make_service, config_for):
+    class Fails(GreenletServerCoordinator):
+        def spawn(self, run):
+            if run.name == "b":
+                raise OSError("no more room")
+            super().spawn(run)
+
+    service = make_service(Fails(), a=Echo, b=Echo, c=Echo)
+    with pytest.raises(OSError, match="no more room"):
+        service.start(config_dict=config_for(service))
+    assert service.state is State.STOPPED
+
+
+def test_a_coordinator_stopped_while_it_spawns_spawns_no_more(make_service, config_for):
+    class Slow(GreenletServerCoordinator):
+        spawned = ()
+
+        def spawn(self, run):
+            super().spawn(run)
+            self.spawned = (*self.spawned, run.name)
+            gevent.sleep(0.05)
+
+    coordinator = Slow()
+    service = make_service(coordinator, a=Echo, b=Echo)
+    starting = gevent.spawn(pytest.raises, ServiceStateError, service.start, config_dict=config_for(service))
+    while not coordinator.spawned:
+        gevent.sleep(0)
+    service.stop(0)
+    starting.get(timeout=10)
+    assert coordinator.spawned == ("a",)
+
+
+def test_the_base_needs_a_subclass():
+    with pytest.raises(NotImplementedError, match=r"must say in spawn\(\) where a server runs"):
+        ServerCoordinator().spawn(None)
+    with pytest.raises(NotImplementedError, match=r"must say in kill\(\) how a server is ended"):
+        ServerCoordinator().kill(None)
+
+
+def test_a_coordinator_that_was_never_set_up_has_no_context_and_can_be_stopped():
+    coordinator = GreenletServerCoordinator()
+    with pytest.raises(ServiceStateError, match="no context before the service is started"):
+        coordinator.context  # noqa: B018 - the access is what is tested
+    assert coordinator.servers == {}
+    coordinator.stop(0)
+
+
+def test_a_server_killed_by_somebody_else_makes_the_service_fail(start):
+    coordinator = Recording()
+    service = start(coordinator, echo=Echo)
+    coordinator.server_ended(coordinator._runs["echo"], gevent.GreenletExit())
+    with pytest.raises(ServiceFailing, match="server 'echo' ended without being told to: GreenletExit") as caught:
+        service.wait()
+    assert isinstance(caught.value.__cause__, gevent.GreenletExit)
+    coordinator.greenlets["echo"].kill()
+
+
+def test_a_greenlet_that_is_killed_before_it_began_is_noticed(make_service, config_for):
+    class Kills(GreenletServerCoordinator):
+        def spawn(self, run):
+            super().spawn(run)
+            self.kill(run)
+
+    service = make_service(Kills(), echo=Echo)
+    with pytest.raises(ServerFailing, match="server 'echo' ended without being told to"):
+        service.start(config_dict=config_for(service))
+
+
+def test_servers_whose_names_begin_alike_become_ready_and_stop_each_on_its_own(start, ask):
+    names = ["echo", "echo2", "ech", "e"]
+    service = start(**dict.fromkeys(names, Echo))
+    assert [ask(service.endpoints[name]["request"]) for name in names] == ["hello"] * 4
+
+
+def test_a_server_is_not_ready_because_one_whose_name_begins_alike_is(make_service, config_for):
+    ready = []
+
+    class Slow(Echo):
+        def setup(self):
+            gevent.sleep(0.05)
+            ready.append(self.name)
+
+    service = make_service(echo2=Echo, echo=Slow, ech=Echo)
+    with service.start(config_dict=config_for(service)):
+        assert ready == ["echo"]
+
+
+def test_strangers_on_the_control_socket_do_no_harm(make_service, config_for, ask, ipc_dir):
+    """It may be bound to an endpoint that others can reach."""
+    uri = f"ipc://{ipc_dir}/control"
+
+    class Slow(Echo):
+        def setup(self):
+            with Socket.connect_new("xsub", uri) as stranger:
+                for frames in ([b"\x01stranger/"], [b"\x01"], [b""], [b"\x01slow", b"garbage"], [b"x"] * 3):
+                    stranger.send_frames(frames)
+            gevent.sleep(0.05)
+            self.is_set_up = True
+
+    service = make_service(GreenletServerCoordinator(control_uri=uri), slow=Slow)
+    with service.start(config_dict=config_for(service)):
+        assert service.servers["slow"].is_set_up
+        assert ask(service.endpoints["slow"]["request"]) == "hello"
+
+
+def test_two_services_in_one_context_need_control_sockets_of_their_own(make_service, config_for, ask, leak_check):
+    with Context.new() as context:
+        one, other, third = (
+            make_service(GreenletServerCoordinator(*control_uri, context=context), echo=Echo)
+            for control_uri in ([], ["inproc://other"], [])
+        )
+        one.start(config_dict=config_for(one))
+        other.start(config_dict=config_for(other))
+        with pytest.raises(AddressInUse, match="inproc://control"):
+            third.start(config_dict=config_for(third))
+        one.stop()
+        assert ask(other.endpoints["echo"]["request"]) == "hello"
+        other.stop()
