@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -21,6 +22,9 @@ import pytest
 PATCHED = gevent.monkey.is_module_patched("socket")
 SETTLE_SECONDS = 5.0  # libzmq closes sockets and removes ipc files in threads of its own, a moment after close()
 IPC_PATH_LIMIT = 107  # bytes, as `sun_path` of unix(7) allows
+
+# A shell ignores SIGINT for what it starts in the background, and the processes that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long one example takes depends on the machine, and says nothing about correctness.
 hypothesis.settings.register_profile("dploylib", deadline=None)

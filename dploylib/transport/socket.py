@@ -329,7 +329,7 @@ class Socket(Sender):
         """Stop being bound to an endpoint (the last one). Raises `EndpointError` if it is not bound to it."""
         uri = uri or self.endpoint
         endpoint = self._resolved.get(uri, uri)
-        if endpoint not in self._resolved.values():  # libzmq would disconnect it
+        if endpoint not in self._resolved.values() and not self.closed:  # libzmq would disconnect it
             raise EndpointError(f"cannot unbind {self!r} from {uri}: it is not bound to it", self)
         self._attach("unbind from", self._zmq_socket.unbind, endpoint)
         self._resolved = {given: bound for given, bound in self._resolved.items() if bound != endpoint}
