@@ -86,8 +86,8 @@ class GreenWaiter:
 
     def wake(self) -> None:
         """Read the events through zmq.green, which tells those who wait for them."""
-        if (self.receiving or self.sending) and not self._socket.closed:
-            with contextlib.suppress(zmq.ZMQError):  # the context was terminated: who waits is told by zmq.green
+        if self.receiving or self.sending:
+            with contextlib.suppress(zmq.ZMQError):  # closed, or its context terminated: zmq.green tells who waits
                 self._socket.get(zmq.EVENTS)
 
     def _wake_soon(self) -> None:

@@ -1,13 +1,14 @@
 """Binding and connecting: wildcards, random ports, errors, and who owns an ipc path."""
 
 import os
+import shutil
 import signal
 import socket as sockets
 
 import pytest
 
 from dploylib.errors import AddressInUse, EndpointError
-from dploylib.transport import Context, Socket
+from dploylib.transport import Context, Socket, ipc_lock
 
 # Wildcards and random ports ------------------------------------------------------------------------------------
 
@@ -311,6 +312,36 @@ def test_closing_works_when_the_files_or_their_directory_are_gone(ipc_dir, conte
             (ipc_dir / "sub").rmdir()
         ours.close()
         assert remove_lock or list((ipc_dir / "sub").iterdir()) == []
+
+
+def test_closing_works_when_the_directory_became_something_else(ipc_dir, context):
+    (ipc_dir / "sub").mkdir()
+    ours = Socket.bind_new("pull", f"ipc://{ipc_dir}/sub/a", context=context)
+    (ipc_dir / "sub").rename(ipc_dir / "moved")
+    (ipc_dir / "sub").touch()
+    ours.close()
+    assert ours.closed
+    (ipc_dir / "sub").unlink()
+    shutil.rmtree(ipc_dir / "moved")
+
+
+def test_a_lock_that_its_owner_removed_while_it_was_opened_is_not_taken_for_one(ipc_dir, monkeypatch):
+    path = f"{ipc_dir}/a"
+    flock = ipc_lock.fcntl.flock
+    released = []
+
+    def release_first(file, how):
+        if not released:
+            released.append(True)
+            os.unlink(f"{path}.lock")  # as the owner does that releases it between our open and our lock
+        flock(file, how)
+
+    monkeypatch.setattr(ipc_lock.fcntl, "flock", release_first)
+    ours = ipc_lock.IpcLock(path)
+    with pytest.raises(BlockingIOError):
+        ipc_lock.IpcLock(path)
+    ours.release()
+    ours.release()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/net/unix"), reason="abstract names are Linux's")

@@ -123,6 +123,30 @@ def test_who_waited_first_sends_first(connected, spawn):
     assert [pull.receive_text(timeout=10) for _ in range(10)] == [str(number) for number in range(10)]
 
 
+def test_who_comes_later_does_not_overtake_a_sender_that_waits(connected, spawn):
+    pull, push = connected("pull", "push", "inproc://queue", sndhwm=1, rcvhwm=1)
+    for text in "ab":
+        push.send_text(text, timeout=0)
+    first = spawn(push.send_text, "first")
+    gevent.sleep(0.002)
+    assert [pull.receive_text(timeout=0) for _ in "ab"] == ["a", "b"]
+    with pytest.raises(SendTimeout):  # there is room, but for the first
+        push.send_text("later", timeout=0)
+    first.get(timeout=10)
+    push.send_text("later", timeout=10)
+    assert [pull.receive_text(timeout=10) for _ in range(2)] == ["first", "later"]
+
+
+def test_who_comes_later_does_not_overtake_a_receiver_that_waits(connected, spawn):
+    pull, push = connected("pull", "push", "inproc://queue")
+    receiving = spawn(pull.receive_text)
+    gevent.sleep(0.002)
+    push.send_text("a")
+    with pytest.raises(ReceiveTimeout):
+        pull.receive_text(timeout=0)
+    assert receiving.get(timeout=10) == "a"
+
+
 def test_a_sender_that_gives_up_does_not_hold_up_the_next(connected, spawn):
     pull, push = connected("pull", "push", "inproc://give-up", sndhwm=1, rcvhwm=1)
     push.send_text("a")

@@ -493,6 +493,15 @@ def test_every_call_after_somebody_terminated_the_context_raises_socket_closed(s
     terminating.get(timeout=10)
 
 
+def test_a_message_read_ahead_goes_with_the_socket(connected):
+    pull, push = connected("pull", "push")
+    push.send_text("x")
+    assert pull.wait_readable(10)
+    pull.close()
+    with pytest.raises(SocketClosed):
+        pull.receive_text()
+
+
 def test_closing_twice_does_nothing_and_with_closes(context):
     with context.socket("pair") as socket:
         assert not socket.closed
