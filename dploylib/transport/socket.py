@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -546,6 +547,7 @@ class Socket(Sender):
         if self._type == "sub":
             linger = 0  # all that a SUB can have queued are subscriptions to a peer that is not there
         if not self.closed:
+            self._free_inproc_names()
             self._zmq_socket.close(None if linger is None else int(linger * 1000))
         self._context._remove(self)
         self._next = None
@@ -561,6 +563,13 @@ class Socket(Sender):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _free_inproc_names(self) -> None:
+        """Let others bind to them at once: libzmq frees those of a closed socket when it reaps it, some time later."""
+        for endpoint in self._resolved.values():
+            if endpoint.startswith("inproc://"):
+                with contextlib.suppress(zmq.ZMQError):  # the context was terminated
+                    self._zmq_socket.unbind(endpoint)
 
     def _translated(
         self, error: zmq.ZMQError, action: str, otherwise: type[TransportError] = TransportError

@@ -165,6 +165,16 @@ def test_an_endpoint_can_be_unbound_by_what_was_given_to_bind(context, uri):
     assert socket.endpoints == []
 
 
+def test_an_inproc_name_is_free_at_once_when_its_socket_was_closed_and_what_was_queued_arrives(context):
+    for number in range(300):
+        push = Socket.bind_new("push", "inproc://again", context=context)
+        pull = Socket.connect_new("pull", "inproc://again", context=context)
+        push.send_text(str(number))
+        push.close()
+        assert pull.receive_text(timeout=10) == str(number)
+        pull.close()
+
+
 def test_an_unbound_ipc_path_is_free_at_once(ipc_dir, context):
     one, two = context.socket("pull"), context.socket("pull")
     uri = f"ipc://{ipc_dir}/a"
