@@ -43,10 +43,11 @@ def _socket_problems(
         for key in ("concurrency", "timeout"):
             if getattr(info, key) is not None:
                 yield (key,), f"{key} is for sockets with a handler, and {owner} has none"
-    try:
-        description.create_socket(context, [], info.option_pairs, info.concurrency).close(linger=0)
-    except TransportError as error:
-        yield ("options",), str(error)
+    for option in info.option_pairs:
+        try:
+            description.create_socket(context, [], [option], info.concurrency).close(linger=0)
+        except TransportError as error:
+            yield ("options", option[0]), str(error)
     for uri in info.uris:
         message = _bind_problem(uri, owner, bound) if description.setup_type == "bind" else _connect_problem(uri)
         if message:

@@ -163,6 +163,8 @@ class ServerCoordinator:
             if control is not None:
                 if self._watcher is not None:
                     self._watcher.kill()
+                if not control.closed:
+                    control.unbind()  # at once: a closed one keeps its inproc name until libzmq reaps it
                 control.close(linger=0)
             if self._given_context is None and self._context is not None:
                 self._context.close()
@@ -217,7 +219,6 @@ class GreenletServerCoordinator(ServerCoordinator):
     def kill(self, run: ServerRun) -> None:
         """Kill the server's greenlet."""
         if run in self._greenlets:
-            run.server.stop(0)  # so that the handlers that run know what happens, and tell their callers
             self._greenlets[run].kill(block=False)
         else:
             self.server_ended(run, None)  # it was never spawned

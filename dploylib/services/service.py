@@ -123,7 +123,13 @@ class Service:
             raise TypeError("give the configuration as one of config_file, config_string and config_dict")
         [(method, source)] = given
         options = {"overrides": overrides} if overrides else {}
-        settings: Settings = getattr(self._config_mapper, method)(source, **options)
+        try:
+            settings: Settings = getattr(self._config_mapper, method)(source, **options)
+        except ConfigurationError as error:
+            found = error.problems
+            if error.usable is not None:
+                found += tuple(check(self.server_classes, error.usable))
+            raise ConfigurationError(found) from error.__cause__
         problems = check(self.server_classes, settings)
         if problems:
             raise ConfigurationError(problems)

@@ -605,7 +605,7 @@ def test_all_requests_in_a_full_pool_are_answered_at_a_stop(serve, peer):
         client.send(b"", b"", b"m", b"")
     running.running.wait()
     while running.counts["request"].received < 2:
-        gevent.sleep(0)
+        gevent.sleep(0.001)
     serve.stop(running, 0)
     assert [client.problem_in(client.receive())["status"] for _ in range(2)] == [503, 503]
 
@@ -637,7 +637,7 @@ def test_a_stop_during_setup_lets_start_return_without_having_been_ready(serve, 
         assert not control.wait_readable(timeout=0.05)
 
 
-def test_a_stop_after_the_end_does_nothing(serve):
+def test_a_stop_after_the_end_does_nothing(serve, settings_for, context):
     running = serve(Echo)
     serve.stop(running)
     for graceful_timeout in (60, 0):
@@ -647,8 +647,11 @@ def test_a_stop_after_the_end_does_nothing(serve):
         def setup(self):
             raise ValueError
 
+    broken = Broken("tested", settings_for(Broken), None, context)
+    serve.start(broken)
     with pytest.raises(ValueError):  # noqa: PT011 - its own
-        serve(Broken)
+        serve.result(broken)
+    broken.stop(60)
 
 
 @both
@@ -686,6 +689,27 @@ def test_a_handler_that_does_not_end_does_not_keep_the_server(serve, peer, concu
     serve.greenlet(running).kill(timeout=10)  # as a coordinator does
     assert serve.greenlet(running).dead
     assert running.sockets.request.closed
+    running.go_on.set()
+
+
+def test_a_concurrent_handler_that_does_not_end_is_left_behind_with_a_word(serve, peer, monkeypatch, caplog):
+    """The server ends by itself: nobody has to kill it."""
+    monkeypatch.setattr("dploylib.servers.dispatch.ENDING_TIME", 0.05)
+
+    class Stubborn(Waits):
+        def request(self, socket, received):
+            self.running.set()
+            while not self.go_on.is_set():
+                try:
+                    self.go_on.wait()
+                except gevent.GreenletExit:
+                    continue
+
+    running = serve(Stubborn, request={"concurrency": 10})
+    peer("req", running.endpoints["request"][0]).send(b"", b"m", b"")
+    running.running.wait()
+    serve.stop(running, 0)
+    assert "1 handlers of tested.request do not end although they were told to" in caplog.text
     running.go_on.set()
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dploylib.servers import Server, bind_in, dispatch
+from dploylib.servers import Server, bind_in, declare, dispatch
 
 
 class Everything(Server):
@@ -137,8 +137,9 @@ def test_the_sockets_of_a_server_complain_independently(serve, peer, caplog):
     assert [record.getMessage().split()[0] for record in caplog.records] == ["tested.rep", "tested.router"]
 
 
-def test_a_peer_that_sends_garbage_and_never_reads_holds_up_nobody(serve, peer, wait_until):
-    """Its error replies pile up at the high-water mark, and are dropped."""
+def test_a_peer_that_sends_garbage_and_never_reads_holds_up_nobody(serve, peer, wait_until, monkeypatch):
+    """Its error replies pile up at the high-water mark, and are dropped, without the patience that others have."""
+    monkeypatch.setattr(declare, "_REPLY_PATIENCE", 60_000)
     options = {"sndhwm": 1, "sndbuf": 4096, "rcvhwm": 100_000}
     server = serve(Everything, rep={"concurrency": 10, "options": options})
     endpoint = server.endpoints["rep"][0]

@@ -64,7 +64,7 @@ def test_a_subclass_is_told_to_kill_what_is_not_ready(make_service, config_for):
     service = make_service(coordinator, slow=Slow, fine=Echo)
     starting = gevent.spawn(pytest.raises, ServiceStateError, service.start, config_dict=config_for(service))
     while ("spawn", "fine") not in coordinator.calls:
-        gevent.sleep(0)
+        gevent.sleep(0.001)
     service.stop(0)
     starting.get(timeout=10)
     assert ("kill", "slow") in coordinator.calls
@@ -96,7 +96,7 @@ def test_a_coordinator_stopped_while_it_spawns_spawns_no_more(make_service, conf
     service = make_service(coordinator, a=Echo, b=Echo)
     starting = gevent.spawn(pytest.raises, ServiceStateError, service.start, config_dict=config_for(service))
     while not coordinator.spawned:
-        gevent.sleep(0)
+        gevent.sleep(0.001)
     service.stop(0)
     starting.get(timeout=10)
     assert coordinator.spawned == ("a",)

@@ -169,6 +169,7 @@ def test_endpoints_are_what_each_socket_is_really_attached_to(make_service):
         request = bind_in("request", "rep")(lambda *_: None)
         out = bind("feed", "pub")
         work = connect("work", "push")
+        slow = bind("slow", "push")
 
     service = make_service(a=Mixed)
     config = {
@@ -345,11 +346,12 @@ servers:
   echo:
     request:
       uri: tcp://127.0.0.1:5000
-      options: {{sndhwm: 10, sndhmw: 10}}
+      options: {{linger: x, sndhmw: 10}}
     reqest: {{uri: "tcp://127.0.0.1:*"}}
   feeds:
     out: {{uri: "tcp://127.0.0.1:5000", concurrency: 5, timeout: 1}}
     work: {{uri: "tcp://127.0.0.1:*"}}
+    slow: {{uri: "tcp://127.0.0.1:*", concurrency: 0}}
     orders: {{uri: ["ipc://*", "tcp://*:5000"], options: {{plain_server: maybe}}}}
   other:
     request: {{uri: "ipc://{tmp_path}/nowhere/echo"}}
@@ -363,14 +365,16 @@ servers:
         ("servers.missing", "the service has a server 'missing' that the configuration lacks"),
         ("servers.other", "the configuration has a server 'other' that the service lacks"),
         ("servers.echo.reqest", "the configuration has a socket 'reqest' that server 'echo' lacks; did you mean 'requ"),
-        ("servers.echo.request.options", "no socket option 'sndhmw', did you mean 'sndhwm'?"),
+        ("servers.echo.request.options.sndhmw", "no socket option 'sndhmw', did you mean 'sndhwm'?"),
+        ("servers.echo.request.options.linger", "socket option 'linger' takes an int"),
+        ("servers.feeds.slow.concurrency", "found 0 (integer), expected integer >= 1"),
         ("servers.feeds.out.concurrency", "concurrency is for sockets with a handler, and feeds.out has none"),
         ("servers.feeds.out.timeout", "timeout is for sockets with a handler"),
         ("servers.feeds.out.uri", "echo.request is to be bound to tcp://127.0.0.1:5000 too"),
         ("servers.feeds.work.uri", "tcp://127.0.0.1:* has a wildcard, which is for binding"),
         ("servers.feeds.orders.uri", "ipc://* has a wildcard, which is for binding"),
         ("servers.feeds.orders.uri", "tcp://*:5000 has a wildcard, which is for binding"),
-        ("servers.feeds.orders.options", "socket option 'plain_server' takes an int, not str"),
+        ("servers.feeds.orders.options.plain_server", "socket option 'plain_server' takes an int, not str"),
     ]
     for path, message in expected:
         matching = [one for one in found if one[0] == path and message in one[2]]

@@ -266,7 +266,7 @@ def test_a_server_that_dies_during_the_stop_is_not_a_failure_of_the_service(make
 
         def until_stopped(self):
             while not self.stopping:
-                gevent.sleep(0)
+                gevent.sleep(0.001)
             raise ValueError("broken")
 
     service = make_service(last=DiesLast, told=DiesWhenTold)
@@ -518,13 +518,22 @@ def test_failed_starts_leave_nothing_either(ipc_dir, make_service, wait_until):
 def test_rounds_in_a_given_context_leave_nothing(make_service, wait_until, leak_check):
     with Context.new() as context:
         service = make_service(GreenletServerCoordinator(context=context), waits=Waits)
-        for number in range(20):
+        for number in range(50):
             service.start(config_dict={"servers": {"waits": {"request": {"uri": "inproc://waits"}}}})
-            service.stop()
+            service.stop()  # and the names of inproc are free at once
             if number == 0:
                 before = descriptors()
         wait_until(lambda: descriptors() <= before)
         assert repr(context) == "<Context green, 0 sockets>"
+
+
+def test_a_context_that_was_closed_before_the_service_does_not_keep_it_from_stopping(make_service, config_for):
+    context = Context.new()
+    service = make_service(GreenletServerCoordinator(context=context), waits=Waits)
+    service.start(config_dict=config_for(service))
+    context.close()
+    service.stop(0)
+    assert service.state is State.STOPPED
 
 
 def test_failures_leave_nothing(make_service, config_for):
