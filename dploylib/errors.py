@@ -8,7 +8,8 @@ it, `ServiceFailing` that it broke. Where the standard library has a fitting exc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -170,10 +171,14 @@ class ConfigurationProblem(msgspec.Struct, frozen=True):
 
 
 class ConfigurationError(DployError, ValueError):
-    """A configuration cannot be used. `problems` has everything that is wrong with it, not the first thing."""
+    """A configuration cannot be used. `problems` has everything that is wrong with it, in the order of the lines.
 
-    def __init__(self, problems: Sequence[ConfigurationProblem]) -> None:
-        self.problems = tuple(problems)
+    `usable` is what is left of the settings without the broken parts, if anything is, so that these can be checked too.
+    """
+
+    def __init__(self, problems: Iterable[ConfigurationProblem], usable: Any = None) -> None:
+        self.problems = tuple(sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0)))
+        self.usable = usable
         super().__init__("\n".join(map(str, self.problems)))
 
 

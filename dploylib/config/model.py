@@ -134,9 +134,25 @@ class Settings:
         found = list(problems)
         checker = Checker(lambda path, message: found.append(self.problem(path, message)))
         checked = checker.check(data, Configuration)
+        self._broken: dict[str, list[str]] = {}
         if found:
-            raise ConfigurationError(sorted(found, key=lambda problem: (problem.line is None, problem.line or 0)))
+            raise ConfigurationError(found, self._without_broken_parts(checked))
         self._configuration = msgspec.convert(checked, Configuration)
+
+    def _without_broken_parts(self, checked: Any) -> Settings | None:
+        """These settings with only those sockets that can be used; `_broken` has the names of the others, by server."""
+        servers = checked.get("servers") if isinstance(checked, Mapping) else None
+        if not isinstance(servers, Mapping) or not all(isinstance(sockets, Mapping) for sockets in servers.values()):
+            return None
+        usable: dict[str, dict[str, SocketSettings]] = {server: {} for server in servers}
+        for server, sockets in servers.items():
+            for socket, data in sockets.items():
+                try:
+                    usable[server][socket] = msgspec.convert(data, SocketSettings)
+                except msgspec.ValidationError:
+                    self._broken.setdefault(server, []).append(socket)
+        self._configuration = Configuration(servers=usable)
+        return self
 
     def __repr__(self) -> str:
         return f"<Settings servers={self.server_names}>"
@@ -191,7 +207,9 @@ class Settings:
 
         Returns a problem for every server and socket that only one of the two has.
         """
-        configured = self._configuration.servers
+        configured = {
+            server: [*sockets, *self._broken.get(server, ())] for server, sockets in self._configuration.servers.items()
+        }
         differences = list(_differences((), "server", "the service", declared, configured))
         for server in (name for name in declared if name in configured):
             owner = f"server {server!r}"

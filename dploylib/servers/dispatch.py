@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -129,8 +130,7 @@ class Dispatcher:
         self._timeout = timeout
         self._pool = Pool(concurrency) if concurrency > 1 else None
         self._deaf: set[bytes] = set()
-        self._complain_again = 0.0
-        self._untold = 0
+        self._untold: Counter[str] = Counter()  # what went wrong since the log last had a line about it
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -245,7 +245,7 @@ class Dispatcher:
     def _reply(self, channel: Any, received: ReceivedData, result: Any, sent_before: int) -> Problem | None:
         """Send what a handler returned; the problem to send instead, if there is one."""
         if not self.can_answer:
-            self._complain(f"the handler of {self.name} returned {type(result).__name__}, but nobody waits for a reply")
+            self._complain("unanswerable", f"the handler of {self.name} returned {type(result).__name__}, but nobody waits for a reply")
             return None
         if self.must_answer and channel.sent != sent_before:
             raise SocketStateError("the handler has sent a reply, and then returned another one, which is dropped")
@@ -274,15 +274,15 @@ class Dispatcher:
         if isinstance(error, _HandlerTimeout | _DeadlineExceeded):
             self.counts.timed_out += 1
             problem = error.problem(self.name, self._timeout)
-            self._complain(problem.detail)
+            self._complain("timed-out", problem.detail)
             return problem
         if isinstance(error, PeerError) and error is received.fault:
             self.counts.refused += 1
-            self._complain(f"{self.name} refused a message: {error}")
+            self._complain("refused", f"{self.name} refused a message: {error}")
             return problems.peer_problem(error)
         if isinstance(error, Unroutable | SendTimeout) and error.socket is self._socket and self.can_answer:
             self.counts.undelivered += 1
-            self._complain(f"a reply of {self.name} was not delivered: {error}")
+            self._complain("undelivered", f"a reply of {self.name} was not delivered: {error}")
             return None
         self.counts.failed += 1
         log.error("the handler of %s failed", self.name, exc_info=error)
@@ -290,7 +290,7 @@ class Dispatcher:
 
     def _refuse_malformed(self, socket: Socket, error: MalformedEnvelope) -> None:
         self.counts.malformed += 1
-        self._complain(f"{self.name} received a {error}")
+        self._complain("malformed", f"{self.name} received a {error}")
         if self.can_answer:
             channel, route = self._return_path(socket, error.frames)
             envelope = Envelope("", PROBLEM_MIMETYPE, problems.peer_problem(error).to_json(), route)
@@ -315,16 +315,27 @@ class Dispatcher:
             self.counts.replied += 1
         except TransportError as error:
             self.counts.undelivered += 1
-            self._complain(f"an error reply of {self.name} was not delivered: {error}")
+            self._complain("undelivered", f"an error reply of {self.name} was not delivered: {error}")
 
-    def _complain(self, text: str) -> None:
-        """Log what peers do wrong, at most once a second and socket: they must not be able to fill the disk."""
-        now = time.monotonic()
-        if now < self._complain_again:
-            self._untold += 1
-            return
-        log.warning("%s%s", text, f" ({self._untold} more like it since the last such line)" if self._untold else "")
-        self._complain_again, self._untold = now + _COMPLAINT_INTERVAL, 0
+    def _complain(self, kind: str, text: str) -> None:
+        """Log what peers do wrong: a line of each kind at once, and after a second how many more there were.
+
+        They must not be able to fill the disk.
+        """
+        if kind in self._untold:
+            self._untold[kind] += 1
+        else:
+            self._untold[kind] = 0
+            log.warning(text)
+            self._server.spawn(self._tell_how_many, kind)
+
+    def _tell_how_many(self, kind: str) -> None:
+        try:
+            gevent.sleep(_COMPLAINT_INTERVAL)
+        finally:  # when the server stops, too
+            untold = self._untold.pop(kind)
+            if untold:
+                log.warning("%s: %d more %s messages since the last line about one", self.name, untold, kind)
 
 
 class PeerDispatcher(Dispatcher):

@@ -133,6 +133,8 @@ def _decode(decoder: msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any], e
 
 def _decoders(envelope: Envelope) -> Callable[[Any], msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any]]:
     kind = essence(envelope.mimetype)
+    if kind == PROBLEM_MIMETYPE:  # JSON too, but an error is no answer
+        raise _unexpected(envelope, JSON_MIMETYPE)
     if kind == JSON_MIMETYPE or kind.endswith("+json"):
         return msgspec.json.Decoder
     if kind in (MSGPACK_MIMETYPE, "application/x-msgpack", "application/vnd.msgpack"):

@@ -21,6 +21,9 @@ from gevent.lock import BoundedSemaphore
 __all__ = ["BlockingWaiter", "GreenWaiter", "TimeIsUp", "Waiter", "waiter_for"]
 
 
+_SIGNAL_CHECK = 1.0  # seconds
+
+
 class TimeIsUp(Exception):
     """What a `Waiter` raises: an exception of its own, so that a `TimeoutError` of the caller's passes through."""
 
@@ -119,8 +122,10 @@ class BlockingWaiter:
         expires = math.inf if timeout is None else time.monotonic() + timeout
         while not attempt():
             left = expires - time.monotonic()
-            if not self._socket.poll(None if left == math.inf else max(0, math.ceil(left * 1000)), event):
+            if left <= 0:
                 raise TimeIsUp
+            # Not all of it at once: a signal that came just before poll() is handled only when that returns.
+            self._socket.poll(math.ceil(min(left, _SIGNAL_CHECK) * 1000), event)
 
 
 def waiter_for(zmq_socket: Any) -> Waiter:

@@ -1,0 +1,24 @@
+"""Run the tests twice at once, plain and monkey-patched: one pass leaves half of two cores idle.
+
+The arguments are those of pytest. What the second pass says is printed when the first one is done.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PATCHED = Path(__file__).with_name("run_patched.py")
+
+with tempfile.TemporaryFile() as said:
+    print("plain, while the monkey-patched pass runs beside it", flush=True)
+    patched = subprocess.Popen([sys.executable, PATCHED, *sys.argv[1:]], stdout=said, stderr=subprocess.STDOUT)
+    try:
+        plain = subprocess.call([sys.executable, "-m", "pytest", *sys.argv[1:]])
+        patched.wait()
+    finally:
+        patched.kill()
+    print("monkey-patched", flush=True)
+    said.seek(0)
+    sys.stdout.buffer.write(said.read())
+sys.exit(plain or patched.returncode)
