@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 from typing import Any, ClassVar
 
 import gevent
+import gevent.monkey
 import zmq
 import zmq.green
+from gevent.event import Event
 
 from ..errors import SocketClosed, TransportError
 from .options import Options, option_pairs, socket_type_constant
@@ -34,7 +37,7 @@ class Context:
         self._zmq_context: zmq.Context[Any] = zmq_context
         self.green = isinstance(zmq_context, zmq.green.Context)
         self._terminates = False
-        self._termination: Any = None
+        self._termination: Event | None = None
         # No weak references: gevent's watcher keeps a green socket alive until it is closed, whoever forgot it.
         self._sockets: set[Socket] = set()
 
@@ -103,11 +106,10 @@ class Context:
         for socket in list(self._sockets):
             socket.close(linger)
         if self._terminates:
-            # term() blocks until the sockets have flushed: a thread does that, so that the hub goes on. It must not be
-            # called twice at once: who closes the context meanwhile waits for the same call.
+            # It must not be called twice at once: who closes the context meanwhile waits for the same call.
             if self._termination is None:
-                self._termination = gevent.get_hub().threadpool.spawn(self._zmq_context.term)
-            self._termination.get()
+                self._termination = _terminate(self._zmq_context)
+            self._termination.wait()
 
     def __enter__(self) -> Context:
         return self
@@ -126,3 +128,28 @@ class Context:
 
     def _remove(self, socket: Socket) -> None:
         self._sockets.discard(socket)
+
+
+def _terminate(zmq_context: zmq.Context[Any]) -> Event:
+    """Call `term()`, which blocks until the sockets have flushed, in a thread; the event is set when it returned.
+
+    The thread is its own: those of the hub's pool may all be busy with what users do there.
+    """
+    terminated = Event()
+    signal = gevent.get_hub().loop.async_()  # the one watcher that another thread may touch
+
+    def finish() -> None:
+        signal.stop()
+        signal.close()
+        terminated.set()
+
+    def terminate() -> None:
+        try:
+            zmq_context.term()
+        finally:
+            with contextlib.suppress(ValueError):  # the hub was destroyed, since nobody waited any longer
+                signal.send()
+
+    signal.start(finish)
+    gevent.monkey.get_original("_thread", "start_new_thread")(terminate, ())
+    return terminated

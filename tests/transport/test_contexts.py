@@ -5,6 +5,7 @@ import os
 import threading
 
 import gevent
+import gevent.monkey
 import pytest
 import zmq
 import zmq.green
@@ -189,3 +190,40 @@ def test_each_thread_can_have_a_context_and_a_hub_of_its_own(patched):
     for thread in threads:
         thread.join(timeout=20)
     assert results == ["x"] * 3
+
+
+def test_closing_does_not_queue_behind_what_blocks_the_threadpool_of_the_hub():
+    pool = gevent.get_hub().threadpool
+    release = native_lock()
+    release.acquire()
+    blocked = [pool.spawn(release_when_told, release) for _ in range(pool.maxsize)]
+    try:
+        with gevent.Timeout(20, AssertionError("it does not end")):
+            Context.new().close()
+    finally:
+        release.release()
+        gevent.joinall(blocked, timeout=20)
+
+
+def native_lock():
+    """A lock that blocks the whole thread, which those of a patched `threading` do not."""
+    return gevent.monkey.get_original("_thread", "allocate_lock")()
+
+
+def release_when_told(lock):
+    with lock:
+        pass
+
+
+def native_threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_no_thread_is_left_of_fifty_contexts(wait_for):
+    Context.new().close()
+    before = native_threads()
+    for _ in range(50):
+        context = Context.new()
+        context.socket("push")
+        context.close()
+    wait_for(lambda: native_threads() <= before, "for the threads to end")
