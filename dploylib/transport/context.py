@@ -37,6 +37,7 @@ class Context:
         self._zmq_context: zmq.Context[Any] = zmq_context
         self.green = isinstance(zmq_context, zmq.green.Context)
         self._terminates = False
+        self._linger: int | None = None
         self._termination: Event | None = None
         # No weak references: gevent's watcher keeps a green socket alive until it is closed, whoever forgot it.
         self._sockets: set[Socket] = set()
@@ -44,20 +45,21 @@ class Context:
     @classmethod
     def new(cls) -> Context:
         """A new context of `zmq.green`, whose sockets linger for `DEFAULT_LINGER` seconds when closed."""
-        zmq_context = zmq.green.Context()
-        zmq_context.linger = int(DEFAULT_LINGER * 1000)
-        context = cls(zmq_context)
+        context = cls(zmq.green.Context())
         context._terminates = True
+        context._linger = int(DEFAULT_LINGER * 1000)
         return context
 
     @classmethod
     def instance(cls) -> Context:
-        """The context that the whole process shares: a wrapper around `zmq.green.Context.instance()`."""
-        zmq_context: Any = zmq.green.Context.instance()  # another one after a fork
+        """The context that the whole process shares: a wrapper around `zmq.green.Context.instance()`.
+
+        Others may have sockets in it, which are left alone: its `close` closes only those that were made here.
+        """
+        zmq_context: Any = zmq.green.Context.instance()
         if cls._instance is None or cls._instance.zmq_context is not zmq_context:
-            zmq_context.linger = int(DEFAULT_LINGER * 1000)
             cls._instance = cls(zmq_context)
-            cls._instance._terminates = True
+            cls._instance._linger = int(DEFAULT_LINGER * 1000)
         return cls._instance
 
     @property
@@ -90,7 +92,7 @@ class Context:
             zmq_socket.close(linger=0)
             raise
         try:
-            for name, value in pairs:
+            for name, value in [("linger", self._linger), *pairs] if self._linger is not None else pairs:
                 socket.set_option(name, value)
         except BaseException:
             socket.close(linger=0)
@@ -101,7 +103,8 @@ class Context:
         """Close every socket that was made here, wait until they have sent what they had, and terminate the context.
 
         `linger` (seconds) bounds that wait; None is what each socket says. Only the calling greenlet waits. A context
-        that somebody else made and we wrap is not terminated: that is for whoever made it.
+        that somebody else made and we wrap, and the one of `instance`, are not terminated, and then nothing waits:
+        libzmq goes on sending for as long as the process runs.
         """
         for socket in list(self._sockets):
             socket.close(linger)

@@ -114,16 +114,31 @@ def test_a_close_may_be_given_up_and_taken_up_again(spawn):
     assert context.closed
 
 
-def test_the_shared_context_is_one_until_it_is_closed():
+def test_the_shared_context_is_one_until_somebody_terminates_it():
     context = Context.instance()
     assert Context.instance() is context
     assert context.zmq_context is zmq.green.Context.instance()
     assert context.socket("push").get_option("linger") == DEFAULT_LINGER * 1000
     context.close()
+    context.zmq_context.term()
+    assert context.closed
     another = Context.instance()
     assert another is not context
     assert not another.closed
-    another.close()
+
+
+def test_closing_the_shared_context_leaves_the_sockets_of_others_alone():
+    ours = Context.instance().socket("push")
+    theirs = zmq.green.Context.instance().socket(zmq.PUSH)
+    try:
+        assert theirs.linger == -1  # libzmq's default, not ours
+        with gevent.Timeout(20, AssertionError("it does not end")):
+            Context.instance().close()
+        assert ours.closed
+        assert not theirs.closed
+        assert not Context.instance().closed
+    finally:
+        theirs.close(linger=0)
 
 
 def test_two_users_of_the_shared_context_meet_on_inproc():
