@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
-from ..errors import EndpointError
 from ..transport import Socket
 
 __all__ = ["Sockets"]
@@ -60,17 +58,8 @@ class Sockets:
     def close(self, linger: float) -> None:
         """Close them all; what is queued is still sent for `linger` seconds."""
         for socket in self._by_name.values():
-            _free_names(socket)
             socket.close(linger)
 
     def _unknown(self, name: str) -> str:
         there = ", ".join(self._by_name) or "none: it has not started, or declares none"
         return f"this server has no socket {name!r}; there are {there}"
-
-
-def _free_names(socket: Socket) -> None:
-    """Let others bind to its inproc endpoints at once: libzmq does that only when it reaps a closed socket."""
-    for endpoint in [] if socket.closed else socket.endpoints:
-        if endpoint.startswith("inproc://"):
-            with contextlib.suppress(EndpointError):  # it is connected to this one, not bound
-                socket.unbind(endpoint)

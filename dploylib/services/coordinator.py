@@ -163,8 +163,6 @@ class ServerCoordinator:
             if control is not None:
                 if self._watcher is not None:
                     self._watcher.kill()
-                if not control.closed:
-                    control.unbind()  # at once: a closed one keeps its inproc name until libzmq reaps it
                 control.close(linger=0)
             if self._given_context is None and self._context is not None:
                 self._context.close()

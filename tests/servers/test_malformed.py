@@ -117,17 +117,24 @@ def test_a_flood_is_logged_at_most_once_a_second(serve, peer, wait_until, caplog
     assert 1 <= len(caplog.records) <= 1 + (time.monotonic() - began)
 
 
-def test_the_next_line_in_the_log_says_how_many_were_left_out(serve, peer, wait_until, caplog, monkeypatch):
-    monkeypatch.setattr(dispatch, "_COMPLAINT_INTERVAL", 60)
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_log_says_later_how_many_were_left_out(serve, peer, wait_until, caplog, monkeypatch, stopped):
+    monkeypatch.setattr(dispatch, "_COMPLAINT_INTERVAL", 60 if stopped else 0.1)
     server = serve(Everything)
     client = peer("push", server.endpoints["pull"][0])
-    for _ in range(5):
+    for _ in range(50):
         client.send(b"x")
-    wait_until(lambda: server.counts["pull"].malformed == 5)
-    server._dispatchers["pull"]._complain_again = 0
-    client.send(b"x")
-    wait_until(lambda: len(caplog.records) == 2)
-    assert caplog.records[1].getMessage().endswith("(4 more like it since the last such line)")
+    wait_until(lambda: server.counts["pull"].malformed == 50)
+    if stopped:
+        serve.stop(server)
+    wait_until(lambda: sum(map(_told, caplog.messages)) == 50)
+    assert len(caplog.messages) <= 10
+
+
+def _told(line: str) -> int:
+    """How many messages a line in the log stands for."""
+    match = re.search(r"tested\.pull: (\d+) more malformed messages", line)
+    return int(match[1]) if match else 1
 
 
 def test_the_sockets_of_a_server_complain_independently(serve, peer, caplog):

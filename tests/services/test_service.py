@@ -169,7 +169,6 @@ def test_endpoints_are_what_each_socket_is_really_attached_to(make_service):
         request = bind_in("request", "rep")(lambda *_: None)
         out = bind("feed", "pub")
         work = connect("work", "push")
-        slow = bind("slow", "push")
 
     service = make_service(a=Mixed)
     config = {
@@ -332,6 +331,7 @@ def test_a_failed_start_is_raised_and_not_logged_too(make_service, config_for, c
 def test_all_that_is_wrong_with_a_configuration_is_said_at_once(make_service, tmp_path):
     class Feeds(Server):
         out = bind("out", "pub")
+        slow = bind("slow", "push")
         work = connect("work", "push")
 
         @connect_in("orders", "pull")
