@@ -48,7 +48,9 @@ _SNDMORE = int(zmq.SNDMORE | zmq.DONTWAIT)
 _RCVMORE = int(zmq.RCVMORE)
 
 _TIMEOUT_OPTIONS = ("rcvtimeo", "sndtimeo")
-_ROUTING_TYPES = ("router", "stream")  # the first frame of a message says which peer it is for
+# Of these, libzmq says that they are writable although a message has to wait: for its peer, or with xpub_nodrop for one of
+# the subscribers.
+_PAUSING_TYPES = ("router", "stream", "pub", "xpub")
 _SLOW_PEER_PAUSE = 0.02  # seconds; the longest pause between two tries to send to such a peer at its high-water mark
 
 
@@ -425,7 +427,7 @@ class Socket(Sender):
         try:
             if timeout is not None and timeout <= 0:
                 raise TimeIsUp
-            if self._type in _ROUTING_TYPES:
+            if self._type in _PAUSING_TYPES:
                 self._send_to_slow_peer(frames, timeout)
             else:
                 self._waiter.send(lambda: self._send_now(frames), timeout)

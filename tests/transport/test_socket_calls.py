@@ -239,6 +239,36 @@ def test_sending_at_the_high_water_mark_raises_send_timeout_and_sends_nothing(co
     assert pull.receive_text(timeout=10) == "c"
 
 
+@pytest.mark.parametrize("kind", ["pub", "xpub"])
+def test_a_publisher_that_drops_nothing_waits_for_its_subscriber_without_spinning(context, spawn, wait_for, kind):
+    publisher = Socket.bind_new(
+        kind, "tcp://127.0.0.1:*", {"xpub_nodrop": True, "sndhwm": 1, "sndbuf": 4096}, context=context
+    )
+    subscriber = context.socket("sub", {"rcvhwm": 1, "rcvbuf": 4096, "subscribe": ""})
+    subscriber.connect(publisher.endpoint)
+    frames, sent = [b"x" * 100_000], 0
+
+    def is_full():
+        nonlocal sent
+        try:
+            publisher.send_frames(frames, timeout=0)
+        except SendTimeout:
+            return sent > 0
+        sent += bool(subscriber.wait_readable(timeout=0 if sent else 0.05))  # until the subscription has arrived
+        return False
+
+    wait_for(is_full)
+    attempts = []
+    send_now = publisher._send_now
+    publisher._send_now = lambda frames: attempts.append(True) or send_now(frames)
+    with pytest.raises(SendTimeout):
+        publisher.send_frames(frames, timeout=0.2)
+    assert len(attempts) < 100  # thousands, if it tried whenever libzmq says that it can
+    waiting = spawn(publisher.send_frames, frames, timeout=20)
+    wait_for(lambda: subscriber.receive_frames(timeout=20) and waiting.ready())
+    waiting.get()
+
+
 def test_a_message_that_comes_in_time_is_received(connected, spawn):
     pull, push = connected("pull", "push")
     receiving = [spawn(pull.receive_text, timeout=10), spawn(pull.wait_readable, 10)]
