@@ -72,5 +72,7 @@ def _print_reply(uri: str, reply: Envelope) -> None:
 
 
 def _is_text(mimetype: str) -> bool:
-    essence = mimetype.partition(";")[0].strip().lower()
-    return essence.startswith("text/") or essence == "application/json" or essence.endswith("+json")
+    from ..transport.codecs import JSON_MIMETYPE, essence
+
+    kind = essence(mimetype)
+    return kind.startswith("text/") or kind == JSON_MIMETYPE or kind.endswith("+json")

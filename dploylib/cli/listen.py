@@ -10,7 +10,7 @@ import click
 
 from .failures import printable
 from .parameters import SECONDS, TEXT, uri_argument
-from .peers import peer_socket, time_is_up
+from .peers import connect, peer_socket, time_is_up
 
 if TYPE_CHECKING:
     from ..transport import Envelope, Socket
@@ -29,7 +29,11 @@ __all__ = ["command"]
     help="Only envelopes whose id begins with this. Can be given several times; only for --type sub.",
 )
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N envelopes.")
-@click.option("--timeout", type=SECONDS, help="End with exit status 5 when nothing comes for so many seconds.")
+@click.option(
+    "--timeout",
+    type=SECONDS,
+    help="End with exit status 5 when there is no connection, or nothing comes, for so many seconds.",
+)
 @click.option(
     "--type",
     "socket_type",
@@ -64,13 +68,18 @@ def command(
         raise click.UsageError(f"--id is for --type sub: a {socket_type} socket gets everything")
     options = [("subscribe", topic) for topic in topics or ("",)] if socket_type == "sub" else []
     with peer_socket(socket_type, options) as socket:
-        (socket.bind if bind else socket.connect)(uri)
         if bind:
+            socket.bind(uri)
             click.echo(f"listening at {socket.endpoint}", err=True)
-        _print_all(socket, count, timeout, _as_json if form == "json" else _as_text)
+        elif timeout is None:
+            socket.connect(uri)
+        else:
+            connect(socket, uri, timeout)
+        silence = f"{socket.endpoint}: {'' if bind else 'connected, but '}nothing came for {timeout or 0:g} s"
+        _print_all(socket, count, timeout, silence, _as_json if form == "json" else _as_text)
 
 
-def _print_all(socket: Socket, count: int | None, timeout: float | None, line_for: Any) -> None:
+def _print_all(socket: Socket, count: int | None, timeout: float | None, silence: str, line_for: Any) -> None:
     from ..errors import MalformedEnvelope, ReceiveTimeout
 
     seen = 0
@@ -81,7 +90,7 @@ def _print_all(socket: Socket, count: int | None, timeout: float | None, line_fo
             click.echo(printable(str(error)), err=True)
             continue
         except ReceiveTimeout:
-            time_is_up(f"{socket.endpoint}: nothing came for {timeout:g} s")
+            time_is_up(silence)
         click.echo(line_for(envelope).encode())  # which flushes
         seen += 1
 

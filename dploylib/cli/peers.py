@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket as network
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,6 +22,11 @@ __all__ = ["FRAMES_SHOWN", "connect", "peer_socket", "show_frames", "time_is_up"
 
 FRAMES_SHOWN = 1000
 """How many bytes of a frame --verbose shows."""
+
+_WHAT_FITS = (
+    "a REP or ROUTER takes `dploylib call`, a PULL `dploylib send`, a PUB `dploylib listen`, "
+    "a PUSH `dploylib listen --type pull`, a PAIR either of the two with --type pair"
+)
 
 
 @contextlib.contextmanager
@@ -54,14 +61,44 @@ def connect(socket: Socket, uri: str, timeout: float) -> None:
     """
     import zmq
 
-    monitor: Any = socket.zmq_socket.get_monitor_socket(zmq.Event.HANDSHAKE_SUCCEEDED)
+    monitor: Any = socket.zmq_socket.get_monitor_socket(zmq.Event.CONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED)
     try:
         socket.connect(uri)
-        if not monitor.poll(timeout * 1000):
-            time_is_up(f"{uri}: no connection within {timeout:g} s; is its service running?")
+        last = _last_event(monitor, timeout)
+        if last != zmq.Event.HANDSHAKE_SUCCEEDED:
+            time_is_up(f"{uri}: {_why_not(socket, uri, last is not None, timeout)}")
     finally:
         socket.zmq_socket.disable_monitor()
         monitor.close()  # disable_monitor leaves that to the garbage collector, for which term() would wait
+
+
+def _last_event(monitor: Any, timeout: float) -> int | None:
+    """What a monitor told last in `timeout` seconds, or until the handshake has succeeded."""
+    import zmq
+    from zmq.utils.monitor import recv_monitor_message
+
+    expires = time.monotonic() + timeout
+    event = None
+    while event != zmq.Event.HANDSHAKE_SUCCEEDED and monitor.poll(max(0.0, expires - time.monotonic()) * 1000):
+        event = recv_monitor_message(monitor)["event"]
+    return event
+
+
+def _why_not(socket: Socket, uri: str, connected: bool, timeout: float) -> str:
+    """Why there was no handshake. libzmq itself tells neither about a host without an address nor about a wrong type."""
+    if connected:
+        return (
+            f"something listens there, but did not talk to a {socket.socket_type} socket within {timeout:g} s: "
+            f"{_WHAT_FITS}"
+        )
+    if uri.startswith("tcp://"):
+        host = uri.removeprefix("tcp://").rpartition(";")[2].rpartition(":")[0].strip("[]")
+        family = network.AF_UNSPEC if socket.get_option("ipv6") else network.AF_INET
+        try:
+            network.getaddrinfo(host, None, family)
+        except (OSError, UnicodeError) as error:
+            return f"the host {host!r} has no address: {getattr(error, 'strerror', None) or error}"
+    return f"no connection within {timeout:g} s; is its service running?"
 
 
 def time_is_up(message: str) -> NoReturn:

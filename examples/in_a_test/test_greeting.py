@@ -8,6 +8,7 @@ No port is written down anywhere, so that such tests never get into each other's
 import pytest
 
 from dploylib import Envelope, Server, Service, Socket, bind_in
+from dploylib.transport import Problem
 
 
 class Greeter(Server):
@@ -42,6 +43,6 @@ def test_a_greeting_has_the_name(client):
 
 def test_a_name_that_is_no_text_is_refused(client, service):
     client.send_envelope(Envelope.new("text/plain", b"\xff"))
-    problem = client.receive_json(timeout=5)
-    assert problem["type"] == "urn:dploylib:undecodable-data"
+    problem = Problem.from_envelope(client.receive_envelope(timeout=5))
+    assert problem.type == "urn:dploylib:undecodable-data"
     assert service.servers["greeter"].counts["request"].refused == 1

@@ -92,11 +92,30 @@ def test_a_call_without_a_reply_says_that_there_was_a_connection(sample, dployli
     assert done.stderr.decode() == f"Error: {endpoint}: connected, but no reply within 0.3 s\n"
 
 
-@pytest.mark.parametrize("command", ["call", "send"])
-def test_without_a_peer_the_time_is_up_and_nothing_succeeds(dploylib, directory, command):
-    done = dploylib(command, "ipc://nobody.sock", "x", "--timeout", "0.2")
+@pytest.mark.parametrize("command", [("call", "x"), ("send", "x"), ("listen",)])
+def test_without_a_peer_the_time_is_up_and_nothing_succeeds(dploylib, command):
+    done = dploylib(command[0], "ipc://nobody.sock", *command[1:], "--timeout", "0.2")
     assert (done.stdout, done.returncode) == (b"", 5)
     assert done.stderr == b"Error: ipc://nobody.sock: no connection within 0.2 s; is its service running?\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"), [("req", ["call", "x"]), ("push", ["send", "x"]), ("pull", ["listen", "--type", "pull"])]
+)
+def test_a_peer_of_another_type_is_not_taken_for_one_that_is_missing(dploylib, ipc_dir, kind, command):
+    with Context.new() as context, Socket.bind_new("pub", f"ipc://{ipc_dir}/news", context=context) as peer:
+        endpoint = peer.endpoint
+        done = dploylib(command[0], endpoint, *command[1:], "--timeout", "0.5")
+    said = f"Error: {endpoint}: something listens there, but did not talk to a {kind} socket within 0.5 s: "
+    assert (done.stdout, done.returncode) == (b"", 5)
+    assert done.stderr.decode().startswith(said)
+    assert "a PUB `dploylib listen`" in done.stderr.decode()
+
+
+def test_a_host_without_an_address_is_told(dploylib):
+    done = dploylib("call", "tcp://no-such-host.invalid:5000", "x", "--timeout", "0.2")
+    assert (done.stdout, done.returncode) == (b"", 5)
+    assert done.stderr.startswith(b"Error: tcp://no-such-host.invalid:5000: the host 'no-such-host.invalid' has no ")
 
 
 @pytest.mark.parametrize(("frames", "complaint"), [([b"one"], "1 frame"), ([b"a", b"b", b"\xff", b"d"], "4 frames")])
@@ -227,9 +246,10 @@ def test_several_topics_and_json(sample, dploylib):
 
 
 def test_listening_ends_when_nothing_comes(sample, dploylib):
-    done = dploylib("listen", sample.endpoint("news"), "--id", "nothing like it", "--timeout", "0.2")
+    endpoint = sample.endpoint("news")
+    done = dploylib("listen", endpoint, "--id", "nothing like it", "--timeout", "0.7")
     assert (done.stdout, done.returncode) == (b"", 5)
-    assert done.stderr.endswith(b": nothing came for 0.2 s\n")
+    assert done.stderr.decode() == f"Error: {endpoint}: connected, but nothing came for 0.7 s\n"
 
 
 def test_an_envelope_takes_one_line_whatever_is_in_it(start):
