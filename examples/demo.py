@@ -1,6 +1,7 @@
 """Start the echo service in a process of its own, talk to it, show what goes over the wire, stop it: `make demo`."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def converse(socket):
     socket.send_json({"greeting": "hello", "to": ["you", "me"]}, id="42", timeout=PATIENCE)
     expect(socket.receive_json(timeout=PATIENCE), {"greeting": "hello", "to": ["you", "me"]})
 
-    print("\nA message that is no envelope is answered by a problem (RFC 9457), not by silence.")
+    print("\nA request that is no envelope is answered by a problem (RFC 9457), not by silence.")
     socket.send_frames([b"no envelope"], timeout=PATIENCE)
     problem = Problem.from_envelope(socket.receive_envelope(timeout=PATIENCE))
     expect(problem and (problem.type, problem.status), ("urn:dploylib:malformed-envelope", 400))
@@ -77,7 +78,7 @@ def expect(got, expected):
 
 
 def main():
-    print("$ python", *(argument.replace(f"{ROOT}/", "") for argument in COMMAND[1:]))
+    print("$ python", shlex.join(argument.replace(f"{ROOT}/", "") for argument in COMMAND[1:]))
     with subprocess.Popen(COMMAND, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         watchdog = threading.Timer(PATIENCE, process.kill)
         watchdog.start()

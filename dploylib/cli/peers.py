@@ -85,7 +85,7 @@ def _last_event(monitor: Any, timeout: float) -> int | None:
 
 
 def _why_not(socket: Socket, uri: str, connected: bool, timeout: float) -> str:
-    """Why there was no handshake. libzmq itself tells neither about a host without an address nor about a wrong type."""
+    """Why there was no handshake. libzmq itself tells neither about a host without address nor about a wrong type."""
     if connected:
         return (
             f"something listens there, but did not talk to a {socket.socket_type} socket within {timeout:g} s: "

@@ -167,7 +167,7 @@ def test_an_address_in_use_is_one_message(sample, dploylib):
     assert done.returncode == 7
     assert "Traceback" not in text(done.stderr)
     last = text(done.stderr).splitlines()[-1]
-    assert last.startswith(f"Error: server 'sample', socket 'echo': cannot bind to {endpoint}")
+    assert last.startswith(f"Error: server 'sample', socket 'echo': {endpoint} is in use by another socket")
 
 
 def test_a_failing_setup_shows_its_traceback(dploylib, directory):
