@@ -160,9 +160,14 @@ def test_the_ticker_publishes_and_says_goodbye():
 
 def test_the_scripts_need_no_service():
     serve, ask = commands(EXAMPLES / "scripts" / "server.py")
-    with started([*serve, "tcp://127.0.0.1:*"], stdout=subprocess.PIPE) as server:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started([*serve, "tcp://127.0.0.1:*"], **pipes) as server:
         endpoint = server.stdout.readline().strip().removeprefix("listening at ")
         assert run([*ask, endpoint]) == (0, "hello\n", "")
+        server.send_signal(signal.SIGINT)
+        _, said = server.communicate(timeout=PATIENCE)
+    assert server.returncode == 0
+    assert re.fullmatch(r"KeyboardInterrupt\n\S+Z\n", said)  # gevent says that much
 
 
 def test_the_example_of_a_test_passes():

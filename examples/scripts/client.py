@@ -14,4 +14,7 @@ def main(endpoint="tcp://127.0.0.1:14490"):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        pass

@@ -12,15 +12,18 @@ from dploylib.transport import Context
 
 
 def main(endpoint="tcp://127.0.0.1:14490"):
-    context = Context.new()
-    socket = context.socket("rep")
-    socket.bind(endpoint)
-    print(f"listening at {socket.endpoint}", flush=True)
+    with Context.new() as context:
+        socket = context.socket("rep")
+        socket.bind(endpoint)
+        print(f"listening at {socket.endpoint}", flush=True)
 
-    while True:
-        text = socket.receive_text()
-        socket.send_text(text)
+        while True:
+            text = socket.receive_text()
+            socket.send_text(text)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        pass
