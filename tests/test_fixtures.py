@@ -1,5 +1,6 @@
 """The shared fixtures find what they are there to find, plain and monkey-patched."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -28,37 +29,26 @@ def run_pytest(request, pytester):
     return run
 
 
-@pytest.mark.parametrize(
-    ("leak", "found"),
-    [
-        ("gevent.spawn(gevent.sleep, 60)", "*Greenlet*sleep*"),
-        ("gevent.spawn_raw(gevent.sleep, 60); gevent.sleep(0)", "*greenlet*which is at*"),
-        ("os.pipe()", "2 x descriptor of pipe:*"),
-        ("threading.Thread(target=time.sleep, args=(60,), daemon=True).start()", "*thread <Thread(*"),
-        ("left.append(zmq.Context().socket(zmq.PAIR))", "*descriptor of *"),
-    ],
-)
-def test_leak_check_finds(run_pytest, leak, found):
+LEAKS = [
+    ("gevent.spawn(gevent.sleep, 60)", "*Greenlet*sleep*"),
+    ("gevent.spawn_raw(gevent.sleep, 60); gevent.sleep(0)", "*greenlet*which is at*"),
+    ("os.pipe()", "2 x descriptor of pipe:*"),
+    ("threading.Thread(target=time.sleep, args=(60,), daemon=True).start()", "*thread <Thread(*"),
+    ("left.append(zmq.Context().socket(zmq.PAIR))", "*descriptor of *"),
+]
+
+
+def test_leak_check_finds_what_is_left_and_passes_what_goes_away_in_a_moment(run_pytest):
     result = run_pytest(
         f"""
-        import gevent, os, pytest, threading, time, zmq
+        import gevent, os, pytest, threading, time, zmq.green
         left = []
+        pytestmark = pytest.mark.usefixtures("leak_check")
 
-        @pytest.mark.usefixtures("leak_check")
-        def test_leaks():
-            {leak}
-        """
-    )
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*the test left behind:", found])
+        @pytest.mark.parametrize("leak", {[leak for leak, _ in LEAKS]!r}, ids=range({len(LEAKS)}))
+        def test_leaks(leak):
+            exec(leak)
 
-
-def test_leak_check_passes_what_goes_away_in_a_moment(run_pytest):
-    result = run_pytest(
-        """
-        import gevent, pytest, threading, time, zmq.green
-
-        @pytest.mark.usefixtures("leak_check")
         def test_leaves_nothing():
             gevent.spawn(gevent.sleep, 0.01)
             threading.Thread(target=time.sleep, args=(0.01,)).start()
@@ -68,24 +58,19 @@ def test_leak_check_passes_what_goes_away_in_a_moment(run_pytest):
             context.term()
         """
     )
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=len(LEAKS) + 1, errors=len(LEAKS))
+    _, *reports = re.split(r"_ ERROR at teardown of test_leaks\[\d\] _", result.stdout.str())
+    for (_, found), report in zip(LEAKS, reports, strict=True):
+        pytest.LineMatcher(report.splitlines()).fnmatch_lines(["*the test left behind:", found])
 
 
-def test_ipc_dir_finds_a_file_that_was_left(run_pytest):
-    result = run_pytest(
-        """
-        def test_leaves_a_file(ipc_dir):
-            (ipc_dir / "echo").touch()
-        """
-    )
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*files left in the directory for ipc endpoints: echo"])
-
-
-def test_ipc_dir_is_short_and_removed(run_pytest):
+def test_ipc_dir_is_short_and_removed_and_finds_a_file_that_was_left(run_pytest):
     result = run_pytest(
         """
         seen = []
+
+        def test_leaves_a_file(ipc_dir):
+            (ipc_dir / "echo").touch()
 
         def test_uses_it(ipc_dir):
             seen.append(ipc_dir)
@@ -95,4 +80,5 @@ def test_ipc_dir_is_short_and_removed(run_pytest):
             assert not seen[0].exists()
         """
     )
-    result.assert_outcomes(passed=2)
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["*files left in the directory for ipc endpoints: echo"])

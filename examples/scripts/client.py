@@ -1,5 +1,6 @@
 """Send one text to server.py, and print what it answers. See there."""
 
+import contextlib
 import sys
 
 from dploylib.transport import Context
@@ -14,7 +15,5 @@ def main(endpoint="tcp://127.0.0.1:14490"):
 
 
 if __name__ == "__main__":
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         main(*sys.argv[1:])
-    except KeyboardInterrupt:
-        pass

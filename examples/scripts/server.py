@@ -6,6 +6,7 @@
 Both take another endpoint as their argument.
 """
 
+import contextlib
 import sys
 
 from dploylib.transport import Context
@@ -23,7 +24,5 @@ def main(endpoint="tcp://127.0.0.1:14490"):
 
 
 if __name__ == "__main__":
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         main(*sys.argv[1:])
-    except KeyboardInterrupt:
-        pass
