@@ -204,11 +204,16 @@ def test_the_demo_fails_when_the_service_does_not_start(tmp_path):
 
 
 def test_the_examples_would_pass_the_check_of_the_command_line():
-    for name in SERVICES:
-        command = commands(EXAMPLES / name / "service.py")[0]
-        assert command[:2] == ["dploylib", "run"]
-        status, output, error = run(["dploylib", "check", *command[2:]])
-        assert (status, error) == (0, ""), output
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with contextlib.ExitStack() as stack:
+        checks = []
+        for name in SERVICES:
+            command = commands(EXAMPLES / name / "service.py")[0]
+            assert command[:2] == ["dploylib", "run"]
+            checks.append(stack.enter_context(started(["dploylib", "check", *command[2:]], **pipes)))
+        for check in checks:
+            output, error = check.communicate(timeout=PATIENCE)
+            assert (check.returncode, error) == (0, ""), output
 
 
 def test_the_tutorial_goes_as_it_says(tmp_path):

@@ -217,13 +217,13 @@ def test_a_peer_that_stops_reading_is_no_success(start, directory):
     ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 4) + b"PULL"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        send = start("send", f"tcp://127.0.0.1:{port}", "--file", "large", "--timeout", "2")
+        send = start("send", f"tcp://127.0.0.1:{port}", "--file", "large", "--timeout", "1")
         connection, _ = server.accept()
         with connection:
             connection.sendall(greeting + b"\x04" + bytes([len(ready)]) + ready)
             _, errors = send.communicate(timeout=30)
     assert (errors, send.returncode) == (
-        f"Error: tcp://127.0.0.1:{port}: connected, but the peer did not take all of the envelope within 2 s\n",
+        f"Error: tcp://127.0.0.1:{port}: connected, but the peer did not take all of the envelope within 1 s\n",
         5,
     )
 

@@ -117,21 +117,20 @@ def test_a_signal_lets_the_running_handler_finish(start_service, start, director
     assert service.records[-1]["message"] == "stopped"
 
 
-@SIGNALS
-def test_a_service_that_is_blocked_ends_by_further_signals(start_service, start, number):
-    service = start_service()
-    call = start("call", service.endpoint("block"), "for ever", "--timeout", "30")
-    service.wait_for("blocking")
-    service.process.send_signal(number)
-    for _ in range(20):  # it ends by one that is more than a second later
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            service.process.wait(timeout=0.3)
-            break
+def test_a_service_that_is_blocked_ends_by_further_signals(start_service, start):
+    services = {signal.SIGINT: start_service(), signal.SIGTERM: start_service()}
+    for number, service in services.items():
+        start("call", service.endpoint("block"), "for ever", "--timeout", "30")
+        service.wait_for("blocking")
         service.process.send_signal(number)
-    assert service.process.returncode == 128 + number
-    assert "the hub is blocked" in service.process.stderr.read()
-    call.kill()
-    call.communicate()
+    for number, service in services.items():
+        for _ in range(20):  # it ends by one that is more than a second later
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                service.process.wait(timeout=0.3)
+                break
+            service.process.send_signal(number)
+        assert service.process.returncode == 128 + number
+        assert "the hub is blocked" in service.process.stderr.read()
 
 
 @SIGNALS
