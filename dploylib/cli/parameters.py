@@ -15,7 +15,6 @@ else:
     _ParamType = click.ParamType  # which older versions of click cannot subscript
 
 __all__ = [
-    "ENDPOINT",
     "SECONDS",
     "TEXT",
     "Target",
@@ -124,13 +123,11 @@ TEXT = _Text()
 """Text that can be sent."""
 SECONDS = _Seconds()
 """A duration above 0."""
-ENDPOINT = _EndpointType()
-"""An endpoint of another process."""
 
 
 def uri_argument(function: _Function) -> _Function:
     """Take the argument URI."""
-    return click.argument("uri", type=ENDPOINT)(function)
+    return click.argument("uri", type=_EndpointType())(function)
 
 
 def service_options(function: _Function) -> _Function:

@@ -18,11 +18,9 @@ from .failures import Failure, tell
 if TYPE_CHECKING:
     from ..transport import Socket
 
-__all__ = ["FRAMES_SHOWN", "connect", "peer_socket", "show_frames", "time_is_up"]
+__all__ = ["connect", "peer_socket", "show_frames", "time_is_up"]
 
-FRAMES_SHOWN = 1000
-"""How many bytes of a frame --verbose shows."""
-
+_SHOWN = 1000  # bytes of a frame that --verbose shows
 _WHAT_FITS = (
     "a REP or ROUTER takes `dploylib call`, a PULL `dploylib send`, a PUB `dploylib listen`, "
     "a PUSH `dploylib listen --type pull`, a PAIR either of the two with --type pair"
@@ -110,5 +108,5 @@ def time_is_up(message: str) -> NoReturn:
 def show_frames(direction: str, frames: Sequence[bytes]) -> None:
     """Print frames to stderr, one a line: `> 'text/plain'`."""
     for frame in frames:
-        rest = f"... ({len(frame)} bytes)" if len(frame) > FRAMES_SHOWN else ""
-        click.echo(f"{direction} {frame[:FRAMES_SHOWN]!r}{rest}", err=True)
+        rest = f"... ({len(frame)} bytes)" if len(frame) > _SHOWN else ""
+        click.echo(f"{direction} {frame[:_SHOWN]!r}{rest}", err=True)
