@@ -114,8 +114,8 @@ def _serialized(value: Any) -> Any:
         if method is not None:
             return method()
     raise TypeError(
-        f"a {type(value).__name__} cannot be turned into JSON: give it a method serialize() that returns data, "
-        "or make it a msgspec Struct or a dataclass"
+        f"an object of type {type(value).__name__} cannot be turned into JSON: "
+        "give it a method serialize() that returns data, or make it a msgspec Struct or a dataclass"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -47,9 +48,10 @@ _DONTWAIT = int(zmq.DONTWAIT)
 _SNDMORE = int(zmq.SNDMORE | zmq.DONTWAIT)
 _RCVMORE = int(zmq.RCVMORE)
 
+_PARTICIPLES = {"unbind from": "bound to", "disconnect from": "connected to"}
 _TIMEOUT_OPTIONS = ("rcvtimeo", "sndtimeo")
-# Of these, libzmq says that they are writable although a message has to wait: for its peer, or with xpub_nodrop for one of
-# the subscribers.
+# Of these, libzmq says that they are writable although a message has to wait: for its peer, or, with xpub_nodrop, for
+# one of the subscribers.
 _PAUSING_TYPES = ("router", "stream", "pub", "xpub")
 _SLOW_PEER_PAUSE = 0.02  # seconds; the longest pause between two tries to send to such a peer at its high-water mark
 
@@ -239,9 +241,9 @@ class Socket(Sender):
             else:
                 self._zmq_socket.set(option_constant(option), wire_value)
         except zmq.ZMQError as error:
-            raise self._translated(error, f"set option {option} to {value!r}", UnknownOption) from error
+            raise self._option_error(error, option, f", or does not take {value!r}") from error
         except OverflowError as error:
-            raise UnknownOption(f"cannot set option {option} to {value!r}: {error}", self) from error
+            raise UnknownOption(f"option {option} does not take {value!r}: {error}", self) from error
 
     def get_option(self, option: str) -> Any:
         """The value of a socket option by its lowercase name, int or bytes. Raises `UnknownOption`."""
@@ -252,7 +254,7 @@ class Socket(Sender):
         try:
             return self._zmq_socket.get_hwm() if name == "hwm" else self._zmq_socket.get(constant)
         except zmq.ZMQError as error:
-            raise self._translated(error, f"get option {option}", UnknownOption) from error
+            raise self._option_error(error, option, ", or cannot be read") from error
 
     def subscribe(self, topic: str | bytes = "") -> None:
         """Receive envelopes whose id begins with `topic` ('' for all). Only for SUB sockets."""
@@ -313,9 +315,11 @@ class Socket(Sender):
         try:
             port = self._zmq_socket.bind_to_random_port(uri, first, end, max_tries or 100)
         except zmq.ZMQBindError as error:
-            raise AddressInUse(f"cannot bind {self!r} to {uri}: no free port found in that range") from error
+            raise AddressInUse(
+                f"cannot bind to {uri}: none of the ports tried, {first} to {end - 1}, is free"
+            ) from error
         except zmq.ZMQError as error:
-            raise self._translated(error, f"bind to {uri}", EndpointError) from error
+            raise self._endpoint_error(error, "bind to", uri) from error
         finally:
             self._waiter.wake()
         endpoint = f"{uri}:{port}"
@@ -333,7 +337,7 @@ class Socket(Sender):
         uri = uri or self.endpoint
         endpoint = self._resolved.get(uri, uri)
         if endpoint not in self._resolved.values() and not self.closed:  # libzmq would disconnect it
-            raise EndpointError(f"cannot unbind {self!r} from {uri}: it is not bound to it", self)
+            raise EndpointError(f"cannot unbind from {uri}: the socket is not bound to it", self)
         self._attach("unbind from", self._zmq_socket.unbind, endpoint)
         self._resolved = {given: bound for given, bound in self._resolved.items() if bound != endpoint}
         self._forget(endpoint)
@@ -343,7 +347,7 @@ class Socket(Sender):
         """Stop being connected to an endpoint (the last one). Raises `EndpointError` if it is not connected to it."""
         uri = uri or self.endpoint
         if uri in self._resolved.values():  # libzmq would unbind it
-            raise EndpointError(f"cannot disconnect {self!r} from {uri}: it is bound to it", self)
+            raise EndpointError(f"cannot disconnect from {uri}: the socket is bound to it", self)
         self._attach("disconnect from", self._zmq_socket.disconnect, uri)
         self._forget(uri)
 
@@ -351,7 +355,7 @@ class Socket(Sender):
         try:
             call(uri)
         except zmq.ZMQError as error:
-            raise self._translated(error, f"{verb} {uri}", EndpointError) from error
+            raise self._endpoint_error(error, verb, uri) from error
         finally:
             if not self.closed:
                 self._waiter.wake()  # these calls process commands too
@@ -364,7 +368,7 @@ class Socket(Sender):
         try:
             return IpcLock(path)
         except BlockingIOError as error:
-            raise AddressInUse(f"cannot bind to {uri}: another socket is bound to it (it holds {path}.lock)") from error
+            raise AddressInUse(_in_use(uri)) from error
         except OSError as error:
             raise EndpointError(f"cannot bind to {uri}: {error.strerror} ({path}.lock)") from error
 
@@ -573,11 +577,9 @@ class Socket(Sender):
                 with contextlib.suppress(zmq.ZMQError):  # the context was terminated
                     self._zmq_socket.unbind(endpoint)
 
-    def _translated(
-        self, error: zmq.ZMQError, action: str, otherwise: type[TransportError] = TransportError
-    ) -> TransportError:
+    def _translated(self, error: zmq.ZMQError, action: str) -> TransportError:
         """The exception of ours for one of pyzmq's."""
-        if self.closed or error.errno in (zmq.ETERM, zmq.ENOTSOCK):
+        if self._is_over(error):
             return SocketClosed(f"cannot {action}: the {self._type} socket, or its context, was closed")
         if error.errno == zmq.EFSM:
             other = "receive" if action == "send" else "send"
@@ -585,6 +587,41 @@ class Socket(Sender):
         if error.errno == zmq.ENOTSUP:
             return SocketStateError(f"cannot {action} on {self!r}: {self._type} sockets do not {action}")
         if error.errno == zmq.EHOSTUNREACH and action == "send":
-            return Unroutable(f"cannot send on {self!r}: no peer has the routing id in the first frame", self)
-        kind = AddressInUse if error.errno == zmq.EADDRINUSE else otherwise
-        return kind(f"cannot {action} on {self!r}: {error.strerror}")
+            return Unroutable(
+                f"cannot send on {self!r}: the caller is gone (no peer has the routing id in the first frame)", self
+            )
+        return TransportError(f"cannot {action} on {self!r}: {error.strerror}", self)
+
+    def _endpoint_error(self, error: zmq.ZMQError, verb: str, uri: str) -> TransportError:
+        """The exception for an endpoint that cannot be used, and why: in words that stand for themselves."""
+        if self._is_over(error):
+            return self._translated(error, f"{verb} {uri}")
+        if error.errno == zmq.EADDRINUSE:
+            return AddressInUse(_in_use(uri), self)
+        transport, _, address = uri.partition("://")
+        reasons: dict[int | None, str] = {
+            errno.EINVAL: "this is not the form of such an endpoint",
+            errno.ENODEV: "no such host or network interface",
+            zmq.EADDRNOTAVAIL: f"{address.rpartition(':')[0] or address} is no address of this machine",
+            zmq.ENOCOMPATPROTO: f"a {self._type} socket does not work over {transport}",
+            zmq.EPROTONOSUPPORT: f"this libzmq has no {transport} transport",
+            errno.ENAMETOOLONG: f"an ipc path has at most {zmq.IPC_PATH_MAX_LEN} bytes",
+        }
+        if verb in _PARTICIPLES:
+            reasons[errno.ENOENT] = f"the socket is not {_PARTICIPLES[verb]} it"
+        # pyzmq appends the endpoint, which is there already.
+        reason = reasons.get(error.errno) or str(error.strerror).partition(" (addr=")[0]
+        return EndpointError(f"cannot {verb} {uri}: {reason}", self)
+
+    def _option_error(self, error: zmq.ZMQError, option: str, otherwise: str) -> TransportError:
+        if self._is_over(error):
+            return self._translated(error, f"use option {option}")
+        article = "an" if self._type[0] == "x" else "a"
+        return UnknownOption(f"option {option} is not one of {article} {self._type} socket{otherwise}", self)
+
+    def _is_over(self, error: zmq.ZMQError) -> bool:
+        return self.closed or error.errno in (zmq.ETERM, zmq.ENOTSOCK)
+
+
+def _in_use(uri: str) -> str:
+    return f"{uri} is in use by another socket, of this or another process"

@@ -93,7 +93,9 @@ def test_the_method_may_have_underscores_as_the_reference_writes_it():
 
 
 def test_what_cannot_be_turned_into_json_is_named_with_a_way_out():
-    with pytest.raises(TypeError, match=r"a object cannot be turned into JSON: give it a method serialize\(\)"):
+    with pytest.raises(
+        TypeError, match=r"an object of type object cannot be turned into JSON: give it a method serialize\(\)"
+    ):
         codecs.encode_json({"a": object()})
 
 

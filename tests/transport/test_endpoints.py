@@ -50,6 +50,36 @@ def test_one_socket_may_have_many_endpoints(ipc_dir, context):
     assert sorted(pull.receive_text(timeout=10) for _ in range(6)) == list("012345")
 
 
+@pytest.mark.parametrize(
+    ("verb", "kind", "uri", "says"),
+    [
+        ("bind", "rep", "tcp://192.0.2.1:5000", "cannot bind to {uri}: 192.0.2.1 is no address of this machine"),
+        ("bind", "rep", "tcp://nothere:5000", "cannot bind to {uri}: no such host or network interface"),
+        ("bind", "rep", "udp://127.0.0.1:5000", "cannot bind to {uri}: a rep socket does not work over udp"),
+        ("bind", "rep", "foo://here", "cannot bind to {uri}: this libzmq has no foo transport"),
+        ("connect", "sub", "foo://here", "cannot connect to {uri}: this libzmq has no foo transport"),
+        ("connect", "sub", "tcp://a b:5000", "cannot connect to {uri}: this is not the form of such an endpoint"),
+        ("connect", "sub", f"ipc:///{'x' * 200}", "cannot connect to {uri}: an ipc path has at most 107 bytes"),
+        ("disconnect", "sub", "tcp://127.0.0.1:1", "cannot disconnect from {uri}: the socket is not connected to it"),
+        ("unbind", "sub", "tcp://127.0.0.1:1", "cannot unbind from {uri}: the socket is not bound to it"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_used_is_named_once_and_the_reason_in_plain_words(context, verb, kind, uri, says):
+    with pytest.raises(EndpointError) as caught:
+        getattr(context.socket(kind), verb)(uri)
+    assert str(caught.value) == says.format(uri=uri)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "ipc", "inproc"])
+def test_an_endpoint_in_use_is_named_once(context, ipc_dir, kind):
+    uri = {"tcp": "tcp://127.0.0.1:*", "ipc": f"ipc://{ipc_dir}/x", "inproc": "inproc://x"}[kind]
+    endpoint = Socket.bind_new("rep", uri, context=context).endpoint
+    with pytest.raises(AddressInUse) as caught:
+        context.socket("rep").bind(endpoint)
+    assert str(caught.value) == f"{endpoint} is in use by another socket, of this or another process"
+    context.close()
+
+
 def test_a_random_port_is_returned_and_is_bound(context):
     pull, push = context.socket("pull"), context.socket("push")
     port = pull.bind_to_random("tcp://127.0.0.1")
@@ -77,7 +107,7 @@ def bind_all(bound, *arguments):
 def test_a_random_port_is_out_of_the_range_given_and_the_range_can_be_exhausted(context):
     first, end = free_ports(3)
     bound = [context.socket("pull") for _ in range(4)]
-    with pytest.raises(AddressInUse, match="no free port found in that range"):
+    with pytest.raises(AddressInUse, match="none of the ports tried, .* is free"):
         bind_all(bound, "tcp://127.0.0.1", first, end, 300)
     assert {int(socket.endpoint[-5:].lstrip(":")) for socket in bound if socket.endpoint} <= set(range(first, end))
 

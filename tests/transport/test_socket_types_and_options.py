@@ -254,6 +254,15 @@ def test_a_value_that_an_option_does_not_take_is_named(context, option, value):
     assert repr(value) in str(caught.value)
 
 
+def test_an_option_of_another_socket_type_is_refused_in_plain_words(context):
+    with pytest.raises(UnknownOption) as caught:
+        context.socket("rep").set_option("subscribe", "x")
+    assert str(caught.value) == "option subscribe is not one of a rep socket, or does not take 'x'"
+    with pytest.raises(UnknownOption) as caught:
+        context.socket("xpub").get_option("subscribe")
+    assert str(caught.value) == "option subscribe is not one of an xpub socket, or cannot be read"
+
+
 def test_an_option_that_the_socket_type_does_not_have_is_refused(context):
     with pytest.raises(UnknownOption, match="subscribe"):
         context.socket("pull", {"subscribe": ""})
