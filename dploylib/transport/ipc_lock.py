@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 
-__all__ = ["IpcLock", "lockable_path"]
+__all__ = ["IpcLock", "is_no_socket", "lockable_path"]
 
 
 class IpcLock:
@@ -54,6 +55,14 @@ def lockable_path(endpoint: str) -> str | None:
     """The path of an `ipc://` endpoint that a second bind could steal; None for wildcards and abstract names."""
     transport, _, path = endpoint.partition("://")
     return path if transport == "ipc" and path != "*" and not path.startswith("@") else None
+
+
+def is_no_socket(path: str) -> bool:
+    """Whether there is something else at the path, or a link to something: libzmq removes whatever it finds there."""
+    try:
+        return not stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:  # nothing there, or libzmq will not get at it either
+        return False
 
 
 def _stat(path: str) -> os.stat_result | None:

@@ -29,7 +29,7 @@ from ..errors import (
 )
 from .codecs import JSON_MIMETYPE, TEXT_MIMETYPE, decode_data, decode_object, decode_text, encode_json
 from .envelope import MAX_FRAMES, Envelope
-from .ipc_lock import IpcLock, lockable_path
+from .ipc_lock import IpcLock, is_no_socket, lockable_path
 from .options import Options, option_constant, option_value, socket_type_name
 from .received import ReceivedData
 from .waiting import TimeIsUp, waiter_for
@@ -48,6 +48,7 @@ _DONTWAIT = int(zmq.DONTWAIT)
 _SNDMORE = int(zmq.SNDMORE | zmq.DONTWAIT)
 _RCVMORE = int(zmq.RCVMORE)
 
+_INT_MAX = 2**31 - 1
 _PARTICIPLES = {"unbind from": "bound to", "disconnect from": "connected to"}
 _TIMEOUT_OPTIONS = ("rcvtimeo", "sndtimeo")
 # Of these, libzmq says that they are writable although a message has to wait: for its peer, or, with xpub_nodrop, for
@@ -102,10 +103,8 @@ class Socket(Sender):
     """
 
     def __init__(self, zmq_socket: zmq.Socket[bytes], zmq_context: Context | zmq.Context[Any]) -> None:
-        from .context import Context
-
         self._zmq_socket = zmq_socket
-        self._context = zmq_context if isinstance(zmq_context, Context) else Context(zmq_context)
+        self._context = _context_of(zmq_context)
         self._waiter = waiter_for(zmq_socket)
         self._type = socket_type_name(zmq_socket.type)
         self._timeouts = {"rcvtimeo": -1, "sndtimeo": -1}  # milliseconds; zmq.green ignores libzmq's own
@@ -124,14 +123,18 @@ class Socket(Sender):
     # Making one ----------------------------------------------------------------------------------------------
 
     @classmethod
-    def new(cls, socket_type: str, context: Context | str | None = None, options: Options | None = None) -> Socket:
+    def new(
+        cls, socket_type: str, context: Context | zmq.Context[Any] | str | None = None, options: Options | None = None
+    ) -> Socket:
         """A new socket of this type, by lowercase name.
 
-        Without a context it makes one of its own, which is closed with it. Given an endpoint in place of the context
-        it connects to it: `Socket.new('req', 'tcp://127.0.0.1:5000')`.
+        Without a context it makes one of its own, which is closed with it; one of pyzmq's is wrapped. Given an endpoint
+        in place of the context it connects to it: `Socket.new('req', 'tcp://127.0.0.1:5000')`.
         """
         if isinstance(context, str):
             return cls.connect_new(socket_type, context, options)
+        if isinstance(context, zmq.Context):
+            context = _context_of(context)
         if context is not None:
             return context.socket(socket_type, options)
         from .context import Context
@@ -289,8 +292,7 @@ class Socket(Sender):
             if lock is not None:
                 lock.release()
             raise
-        self._endpoints.append(self._zmq_socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())  # type: ignore[union-attr]
-        self._resolved[uri] = self._endpoints[-1]
+        self._bound_to(uri)
         if lock is not None:
             lock.bound()
             self._ipc_locks[self._endpoints[-1]] = lock
@@ -322,9 +324,7 @@ class Socket(Sender):
             raise self._endpoint_error(error, "bind to", uri) from error
         finally:
             self._waiter.wake()
-        endpoint = f"{uri}:{port}"
-        self._endpoints.append(endpoint)
-        self._resolved[endpoint] = endpoint
+        self._bound_to(f"{uri}:{port}")
         return port
 
     def connect(self, uri: str) -> None:
@@ -360,17 +360,26 @@ class Socket(Sender):
             if not self.closed:
                 self._waiter.wake()  # these calls process commands too
 
+    def _bound_to(self, uri: str) -> None:
+        """Take note of what the socket was just bound to, as libzmq calls it: `0.0.0.0` for `*`."""
+        self._endpoints.append(self._zmq_socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode())  # type: ignore[union-attr]
+        self._resolved[uri] = self._endpoints[-1]
+
     def _forget(self, uri: str) -> None:
         if uri in self._endpoints:
             self._endpoints.remove(uri)
 
     def _lock(self, uri: str, path: str) -> IpcLock:
         try:
-            return IpcLock(path)
+            lock = IpcLock(path)
         except BlockingIOError as error:
             raise AddressInUse(_in_use(uri)) from error
         except OSError as error:
             raise EndpointError(f"cannot bind to {uri}: {error.strerror} ({path}.lock)") from error
+        if is_no_socket(path):
+            lock.release()
+            raise EndpointError(f"cannot bind to {uri}: {path} exists, and is no socket", self)
+        return lock
 
     def _release_ipc(self, uri: str) -> None:
         lock = self._ipc_locks.pop(uri, None)
@@ -548,13 +557,16 @@ class Socket(Sender):
     def close(self, linger: float | None = None) -> None:
         """Close the socket. What is queued is still sent for `linger` seconds; None is what the option says.
 
+        `math.inf` is as long as it takes, and so is what is less than 0, as in the option.
+
         Who waits in it gets `SocketClosed`. Closing it again does nothing.
         """
         if self._type == "sub":
             linger = 0  # all that a SUB can have queued are subscriptions to a peer that is not there
         if not self.closed:
+            milliseconds = None if linger is None else _linger_value(linger)
             self._free_inproc_names()
-            self._zmq_socket.close(None if linger is None else int(linger * 1000))
+            self._zmq_socket.close(milliseconds)
         self._context._remove(self)
         self._next = None
         for uri in list(self._ipc_locks):
@@ -621,6 +633,17 @@ class Socket(Sender):
 
     def _is_over(self, error: zmq.ZMQError) -> bool:
         return self.closed or error.errno in (zmq.ETERM, zmq.ENOTSOCK)
+
+
+def _context_of(zmq_context: Context | zmq.Context[Any]) -> Context:
+    from .context import Context
+
+    return zmq_context if isinstance(zmq_context, Context) else Context(zmq_context)
+
+
+def _linger_value(seconds: float) -> int:
+    """What libzmq wants: milliseconds, and -1 for ever, which is also for what does not fit into an int of C."""
+    return int(seconds * 1000) if 0 <= seconds < _INT_MAX / 1000 else -1
 
 
 def _in_use(uri: str) -> str:

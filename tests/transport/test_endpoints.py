@@ -107,9 +107,33 @@ def bind_all(bound, *arguments):
 def test_a_random_port_is_out_of_the_range_given_and_the_range_can_be_exhausted(context):
     first, end = free_ports(3)
     bound = [context.socket("pull") for _ in range(4)]
-    with pytest.raises(AddressInUse, match="none of the ports tried, .* is free"):
+    with pytest.raises(AddressInUse, match=r"none of the ports tried, .* is free"):
         bind_all(bound, "tcp://127.0.0.1", first, end, 300)
     assert {int(socket.endpoint[-5:].lstrip(":")) for socket in bound if socket.endpoint} <= set(range(first, end))
+
+
+@pytest.mark.parametrize("ports", [(), (20000, 65536)])
+def test_a_random_port_of_all_interfaces_can_be_unbound(context, ports):
+    pull = context.socket("pull")
+    port = pull.bind_to_random("tcp://*", *ports)
+    assert pull.endpoint == f"tcp://0.0.0.0:{port}"
+    pull.unbind(f"tcp://*:{port}" if ports else None)
+    assert pull.endpoints == []
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_what_is_no_socket_is_never_removed_by_a_bind(ipc_dir, context, kind):
+    path = ipc_dir / "precious"
+    make = {"file": lambda: path.write_text("data"), "directory": path.mkdir, "link": lambda: path.symlink_to("data")}
+    make[kind]()
+    socket = context.socket("rep")
+    with pytest.raises(EndpointError, match=f"cannot bind to ipc://{path}: {path} exists, and is no socket"):
+        socket.bind(f"ipc://{path}")
+    assert list(ipc_dir.iterdir()) == [path]
+    assert path.is_symlink() or path.exists()
+    shutil.rmtree(path) if kind == "directory" else path.unlink()
+    socket.bind(f"ipc://{path}")
+    context.close()
 
 
 def test_a_range_may_have_one_end_only(context):

@@ -532,6 +532,23 @@ def test_a_message_read_ahead_goes_with_the_socket(connected):
         pull.receive_text()
 
 
+@pytest.mark.parametrize("linger", [float("inf"), -1, 1e9, 0.0005])
+def test_any_linger_closes(context, linger):
+    socket = context.socket("push")
+    socket.close(linger)
+    assert socket.closed
+
+
+@pytest.mark.parametrize("kind", [zmq.Context, zmq.green.Context])
+def test_a_context_of_pyzmqs_is_wrapped_and_stays_open(kind):
+    with kind() as zmq_context:
+        socket = Socket.new("req", zmq_context)
+        assert socket.context.zmq_context is zmq_context
+        socket.close()
+        Socket.connect_new("req", "inproc://x", context=zmq_context).close(linger=0)
+        assert not zmq_context.closed
+
+
 def test_closing_twice_does_nothing_and_with_closes(context):
     with context.socket("pair") as socket:
         assert not socket.closed
