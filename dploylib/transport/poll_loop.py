@@ -50,11 +50,16 @@ class PollLoop:
 
         Returns how many were called.
         """
+        # A message that was read ahead (`wait_readable`) is no longer in the socket, where the poller would see it.
+        ahead = [entry for entry in self._handlers.values() if isinstance(entry[0], Socket) and entry[0]._next]
+        if ahead:
+            timeout = 0
         events = self._poller.poll(None if timeout is None else math.ceil(timeout * 1000))
         for socket, _ in self._handlers.values():
             if isinstance(socket, Socket):
                 socket._waiter.wake()  # the poller reads events past zmq.green
-        readable = [self._handlers[pollable] for pollable, event in events if event & zmq.POLLIN]
+        polled = [self._handlers[pollable] for pollable, event in events if event & zmq.POLLIN]
+        readable = ahead + [entry for entry in polled if entry not in ahead]
         for socket, handler in readable:
             handler(socket)
         return len(readable)

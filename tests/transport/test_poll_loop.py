@@ -25,6 +25,25 @@ def pipe(context):
     return pipe
 
 
+def test_a_message_that_was_read_ahead_is_seen_at_once(pipe):
+    (pull, push), (other, other_push) = pipe(), pipe()
+    loop, seen = PollLoop.new(), []
+    for socket in (pull, other):
+        loop.register(socket, lambda socket: seen.append(socket.receive_text()))
+    push.send_text("a")
+    assert pull.wait_readable(timeout=10)
+    with gevent.Timeout(20, AssertionError("it waits for another message")):
+        assert loop.poll() == 1
+    assert seen == ["a"]
+    for text in "bc":
+        push.send_text(text)
+    assert pull.wait_readable(timeout=10)
+    other_push.send_text("d")
+    assert other.zmq_socket.poll(10_000)
+    assert loop.poll() == 2
+    assert seen == ["a", "b", "d"]
+
+
 @pytest.fixture
 def plain_pipe():
     """A PULL and a PUSH of a plain context, wrapped."""
