@@ -54,7 +54,7 @@ _HOMES = {
     "every": "servers",
 }
 # So that `import dploylib` is enough for `dploylib.errors.DployError`.
-_SUBMODULES = frozenset({"clients", "config", "errors", "messages", "servers", "services", "testing", "transport"})
+_SUBMODULES = frozenset({"cli", "config", "errors", "servers", "services", "transport"})
 
 
 def __getattr__(name: str) -> "Any":

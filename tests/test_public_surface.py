@@ -72,6 +72,13 @@ def test_the_package_lists_its_lazy_names():
         dploylib.nothing_like_it  # noqa: B018 - the attempt is the test
 
 
+def test_every_submodule_is_an_attribute_and_nothing_is_that_does_not_exist():
+    modules = {name.split(".")[1] for name in PUBLIC_MODULES if "." in name}
+    assert {name for name in dir(dploylib) if inspect.ismodule(getattr(dploylib, name))} >= modules
+    assert dploylib._SUBMODULES == modules
+    assert not hasattr(dploylib, "nothing_like_it")
+
+
 def test_a_lazy_name_is_the_one_of_its_module():
     from dploylib.transport import Envelope
 
