@@ -65,6 +65,9 @@ class MalformedEnvelope(PeerError, ValueError):
         self.reason = reason
         self.frames = list(frames)
 
+    def __reduce__(self) -> tuple[Any, ...]:  # else pickle would call it with the text alone
+        return type(self), (self.reason, self.frames)
+
 
 class UnexpectedMimetype(PeerError, ValueError):
     """An envelope has another mimetype than the one asked for: `receive_text` on an envelope of JSON."""
@@ -180,6 +183,9 @@ class ConfigurationError(DployError, ValueError):
         self.problems = tuple(sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0)))
         self.usable = usable
         super().__init__("\n".join(map(str, self.problems)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems, self.usable)
 
 
 class ServerNotInConfiguration(DployError, LookupError):

@@ -75,7 +75,7 @@ def test_the_package_lists_its_lazy_names():
 def test_every_submodule_is_an_attribute_and_nothing_is_that_does_not_exist():
     modules = {name.split(".")[1] for name in PUBLIC_MODULES if "." in name}
     assert {name for name in dir(dploylib) if inspect.ismodule(getattr(dploylib, name))} >= modules
-    assert dploylib._SUBMODULES == modules
+    assert modules == dploylib._SUBMODULES
     assert not hasattr(dploylib, "nothing_like_it")
 
 

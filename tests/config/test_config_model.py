@@ -382,3 +382,11 @@ def test_whatever_settings_accept_the_schema_accepts(data):
     except ConfigurationError:
         return
     SCHEMA.validate(data)
+
+
+def test_an_error_of_a_configuration_can_be_pickled():
+    with pytest.raises(ConfigurationError) as caught:
+        Settings({"servers": {"echo": {"request": {"uri": "tcp://*:0"}, "broken": {}}}})
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.problems) == (str(caught.value), caught.value.problems)
+    assert copy.usable.socket_info("echo", "request").uri == "tcp://*:0"

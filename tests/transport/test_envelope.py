@@ -264,3 +264,10 @@ def test_an_answer_leaves_the_request_as_it_was():
     request = Envelope("i", "m", b"b", [b"r"])
     request.response_envelope("n", b"c").request_frames.append(b"s")
     assert request == Envelope("i", "m", b"b", [b"r"])
+
+
+def test_a_malformed_envelope_can_be_pickled():
+    with pytest.raises(MalformedEnvelope) as caught:
+        Envelope.from_raw([b"x"])
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.reason, copy.frames) == (str(caught.value), caught.value.reason, [b"x"])
