@@ -1,18 +1,25 @@
-"""What would fail at the start, found without binding anything."""
+"""What would fail at the start, found without binding to an endpoint of the configuration."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+import zmq
 
 from ..config import Settings, SocketSettings
 from ..errors import ConfigurationProblem, TransportError
 from ..servers import Server, SocketDescription
 from ..transport import Context
+from ..transport.ipc_lock import is_no_socket
 
 __all__ = ["check"]
 
 _Found = Iterator[tuple[tuple[str, ...], str]]
+
+_ALWAYS_THERE = ("tcp", "ipc", "inproc", "udp")
+_MULTICAST_TYPES = ("pub", "sub", "xpub", "xsub")
 
 
 def check(servers: Mapping[str, type[Server]], settings: Settings) -> list[ConfigurationProblem]:
@@ -43,34 +50,76 @@ def _socket_problems(
         for key in ("concurrency", "timeout"):
             if getattr(info, key) is not None:
                 yield (key,), f"{key} is for sockets with a handler, and {owner} has none"
+    options = []
     for option in info.option_pairs:
         try:
             description.create_socket(context, [], [option], info.concurrency).close(linger=0)
+            options.append(option)
         except TransportError as error:
             yield ("options", option[0]), str(error)
     for uri in info.uris:
-        message = _bind_problem(uri, owner, bound) if description.setup_type == "bind" else _connect_problem(uri)
+        message = _transport_problem(uri, description.socket_type)
+        if message is None and description.setup_type == "bind":
+            message = _shared_problem(uri, owner, bound) or _ipc_problem(uri)
+        elif message is None:
+            message = _wildcard_problem(uri)
+        if message is None:
+            message = _refusal(description, info, context, options, uri)
         if message:
             yield ("uri",), message
 
 
-def _bind_problem(uri: str, owner: str, bound: dict[str, str]) -> str | None:
+def _transport_problem(uri: str, socket_type: str) -> str | None:
+    transport = uri.partition("://")[0]
+    capability = "pgm" if transport == "epgm" else transport
+    if transport not in _ALWAYS_THERE and not (zmq.has(capability) or zmq.has(capability.upper())):
+        return f"this libzmq has no {transport} transport"
+    if transport == "udp" or (capability == "pgm" and socket_type not in _MULTICAST_TYPES):
+        return f"a {socket_type} socket does not work over {transport}"
+    return None
+
+
+def _shared_problem(uri: str, owner: str, bound: dict[str, str]) -> str | None:
     if uri.endswith((":*", ":0", "://*")):
         return None
     if uri in bound:
         return f"{bound[uri]} is to be bound to {uri} too"
     bound[uri] = owner
-    transport, _, path = uri.partition("://")
-    if transport == "ipc" and not path.startswith("@"):
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(folder):
-            return f"the directory {folder} of this ipc endpoint does not exist"
-        if not os.access(folder, os.W_OK | os.X_OK):
-            return f"the directory {folder} of this ipc endpoint is not writable"
     return None
 
 
-def _connect_problem(uri: str) -> str | None:
+def _ipc_problem(uri: str) -> str | None:
+    transport, _, path = uri.partition("://")
+    if transport != "ipc" or path == "*" or path.startswith("@"):
+        return None
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        return f"the directory {folder} of this ipc endpoint does not exist"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"the directory {folder} of this ipc endpoint is not writable"
+    return f"{path} exists, and is no socket" if is_no_socket(path) else None
+
+
+def _refusal(
+    description: SocketDescription, info: SocketSettings, context: Context, options: list[Any], uri: str
+) -> str | None:
+    """What libzmq says against a tcp endpoint."""
+    if not uri.startswith("tcp://"):
+        return None
+    elsewhere = f"{uri.rpartition(':')[0]}:*"  # any other port of the same host
+    try:
+        if description.setup_type == "bind":
+            with description.create_socket(context, [], options, info.concurrency) as socket:
+                socket.bind(elsewhere)
+        else:  # a SUB without subscriptions is sent nothing by a peer of any type, which would be lost
+            with context.socket("sub", {"linger": 0}) as socket:
+                socket.connect(uri)
+    except TransportError as error:
+        return str(error).replace(elsewhere, uri)
+    return None
+
+
+def _wildcard_problem(uri: str) -> str | None:
     transport, _, address = uri.partition("://")
     host, _, port = address.rpartition(":")
     if transport == "tcp" and (port in ("*", "0") or host == "*"):

@@ -396,6 +396,67 @@ def test_load_checks_without_binding_anything(make_service, ipc_dir):
         service.load(config_dict={"servers": {"echo": {"request": {"uri": f"ipc://{ipc_dir}/nowhere/echo"}}}})
 
 
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("tcp://192.0.2.1:5000", "cannot bind to tcp://192.0.2.1:5000: 192.0.2.1 is no address of this machine"),
+        ("tcp://192.0.2.1:*", "192.0.2.1 is no address of this machine"),
+        ("tcp://nothere:5000", "cannot bind to tcp://nothere:5000: no such host or network interface"),
+        ("udp://127.0.0.1:5000", "a rep socket does not work over udp"),
+        ("vmci://1:1", "this libzmq has no vmci transport"),
+    ],
+)
+def test_load_finds_what_cannot_be_bound(make_service, uri, says):
+    config = {"servers": {"echo": {"request": {"uri": uri}}}}
+    with pytest.raises(ConfigurationError) as caught:
+        make_service(echo=Echo).load(config_dict=config)
+    assert [(problem.path, says in problem.message) for problem in caught.value.problems] == [
+        ("servers.echo.request.uri", True)
+    ], caught.value
+
+
+def test_load_finds_an_ipc_path_that_is_no_socket(make_service, tmp_path):
+    path = tmp_path / "precious"
+    path.write_text("data")
+    config = {"servers": {"echo": {"request": {"uri": f"ipc://{path}"}}}}
+    with pytest.raises(ConfigurationError, match="precious exists, and is no socket"):
+        make_service(echo=Echo).load(config_dict=config)
+    assert path.read_text() == "data"
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("tcp://a_b!:5", "cannot connect to tcp://a_b!:5: this is not the form of such an endpoint"),
+        ("vmci://1:1", "this libzmq has no vmci transport"),
+    ],
+)
+def test_load_finds_what_cannot_be_connected_to(make_service, uri, says):
+    class Work(Server):
+        out = connect("out", "push")
+
+    with pytest.raises(ConfigurationError, match=says):
+        make_service(work=Work).load(config_dict={"servers": {"work": {"out": {"uri": uri}}}})
+
+
+def test_load_takes_no_message_of_a_peer_away(make_service):
+    class Work(Server):
+        @connect_in("orders", "pull")
+        def orders(self, socket, received):
+            pass
+
+    push = Socket.bind_new("push", "tcp://127.0.0.1:*")
+    sending = gevent.spawn(push.send_text, "only for a receiver that stays", timeout=60)
+    service = make_service(work=Work)
+    for _ in range(20):
+        service.load(config_dict={"servers": {"work": {"orders": {"uri": push.endpoint}}}})
+    pull = Socket.connect_new("pull", push.endpoint)
+    assert pull.receive_text(timeout=10) == "only for a receiver that stays"
+    sending.get(timeout=10)
+    pull.close()
+    push.close()
+
+
 def test_an_endpoint_twice_is_found_in_one_list_too(make_service):
     config = {"servers": {"echo": {"request": {"uri": ["tcp://127.0.0.1:5000", "tcp://127.0.0.1:5000"]}}}}
     with pytest.raises(ConfigurationError, match=r"echo\.request is to be bound to tcp://127\.0\.0\.1:5000 too"):
