@@ -8,14 +8,16 @@ wrong with it, or None.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 import msgspec
 
 from .problems import UNREADABLE, Path, did_you_mean, segment, shown, yaml_type
+from .reading import plain_scalar
 
 __all__ = ["Checker", "Report"]
 
@@ -71,8 +73,10 @@ class _Branch(NamedTuple):
 class Checker:
     """Reports every problem that it meets to `report`."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, placeholders: Collection[Path] = ()) -> None:
+        """A string at one of `placeholders` is read as YAML where the type takes no string."""
         self._report = report
+        self._placeholders = placeholders
 
     def check(self, data: Any, kind: Any, path: Path = ()) -> Any:
         """`data` in a form that `msgspec.convert` takes for `kind`, provided that nothing was reported.
@@ -138,6 +142,9 @@ class Checker:
         return [self.check(item, kind, (*path, name)) for item, kind, name in zip(data, kinds, names, strict=True)]
 
     def _scalar(self, data: Any, branches: list[_Branch], path: Path) -> Any:
+        if path in self._placeholders and str not in {branch.base for branch in branches}:
+            with contextlib.suppress(ValueError):  # what is wrong with it is said below
+                data = plain_scalar(data)
         flaw = next((flaw for branch in branches if (flaw := branch.flaw(data))), None)
         if flaw is None and not any(branch.accepts(data) for branch in branches):
             flaw = f"expected {_either(branches)}"

@@ -27,6 +27,7 @@ class EnvironmentFiller:
     """Fills the placeholders in plain data, and reports those that cannot be filled."""
 
     def __init__(self, environ: Mapping[str, str], report: Report) -> None:
+        self.alone: set[Path] = set()  # where a quoted string was nothing but one placeholder
         self._environ = environ
         self._report = report
         self._open: set[int] = set()
@@ -57,7 +58,11 @@ class EnvironmentFiller:
             self._report(path, flaw)
         if flaws:
             return UNREADABLE
-        return str(text) if filled == text else self._resolved(filled, path, isinstance(text, Quoted))
+        quoted = isinstance(text, Quoted)
+        match = _PLACEHOLDER.fullmatch(text)
+        if quoted and match and not match["escaped"]:
+            self.alone.add(path)
+        return str(text) if filled == text else self._resolved(filled, path, quoted)
 
     def _resolved(self, filled: str, path: Path, quoted: bool) -> Any:
         try:

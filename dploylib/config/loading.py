@@ -80,7 +80,9 @@ class _Loading:
         if self._data is None:
             self._report((), f"the configuration is empty, {_EXPECTED}")
             self._data = UNREADABLE
-        filled = EnvironmentFiller(environ, self._report).fill(self._data)
+        filler = EnvironmentFiller(environ, self._report)
+        filled = filler.fill(self._data)
+        self._sources.placeholders = filler.alone
         return Settings(filled, self._sources, self._problems)
 
     def _with_value(self, data: Any, path: Path, value: Any, depth: int = 0) -> Any:

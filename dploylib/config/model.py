@@ -132,7 +132,7 @@ class Settings:
         """
         self._sources = sources or SourceMap("dict")
         found = list(problems)
-        checker = Checker(lambda path, message: found.append(self.problem(path, message)))
+        checker = Checker(lambda path, message: found.append(self.problem(path, message)), self._sources.placeholders)
         checked = checker.check(data, Configuration)
         self._broken: dict[str, list[str]] = {}
         if found:

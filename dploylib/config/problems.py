@@ -61,6 +61,8 @@ class SourceMap:
     def __init__(self, source: str, lines: Mapping[Path, int] | None = None) -> None:
         self._places: dict[Path, Place] = {(): Place(source)}
         self._places |= {path: Place(source, line) for path, line in (lines or {}).items()}
+        self.placeholders: Collection[Path] = ()
+        """Where a quoted string was nothing but one placeholder, which YAML wants quoted inside { } and [ ]."""
 
     def override(self, path: Path) -> None:
         """Note that the value at `path`, with all that is in it, comes from `--set`."""

@@ -461,3 +461,38 @@ def test_problems_with_what_is_declared_have_lines():
 def test_any_text_and_override_is_settings_or_a_configuration_error(text, override):
     with contextlib.suppress(ConfigurationError):
         YAMLConfigMapper({}).process_string(text, {"general.a": override})
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_placeholder_alone_in_quotes_is_a_number_where_no_string_is_allowed(quote):
+    text = """
+servers: {echo: {request: {uri: "tcp://*:0", concurrency: "${N}", timeout: "${T:-0.5}", options: {a: "${N}"}}}}
+general: {build: "${N}"}
+"""
+    settings = YAMLConfigMapper({"N": "5"}).process_string(text.replace('"', quote))
+    request = settings.socket_info("echo", "request")
+    assert (request.concurrency, request.timeout) == (5, 0.5)
+    assert request.options == {"a": "5"}
+    assert settings.get("build") == "5"
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ('"5"', "'5'"),
+        ('"${N}0"', "'50'"),
+        ('"$${N}"', r"'\${N}'"),
+        ('"${WORD}"', "'five'"),
+        ('"${BAD}"', "'2024-99-99'"),
+    ],
+)
+def test_other_quoted_strings_stay_strings_and_are_refused_where_none_is_allowed(written, found):
+    text = f'servers: {{echo: {{request: {{uri: "tcp://*:0", concurrency: {written}}}}}}}'
+    mapper = YAMLConfigMapper({"N": "5", "WORD": "five", "BAD": "2024-99-99"})
+    with pytest.raises(ConfigurationError, match=rf"found {found} \(string\), expected integer >= 1"):
+        mapper.process_string(text)
+
+
+def test_an_empty_placeholder_alone_in_quotes_is_null_where_no_string_is_allowed():
+    text = 'servers: {echo: {request: {uri: "tcp://*:0", concurrency: "${N:-}"}}}'
+    assert YAMLConfigMapper({}).process_string(text).socket_info("echo", "request").concurrency is None
