@@ -85,14 +85,16 @@ class InvalidData(PeerError, ValueError):
 
 
 class TransportError(DployError):
-    """A socket could not do what it was asked to: `socket`, where there is one.
+    """A socket could not do what it was asked to.
 
-    The underlying `zmq.ZMQError`, where there is one, is the `__cause__`.
+    Of an error in sending, `socket` is the socket, and `peer` the routing id that a ROUTER was to send to. The
+    underlying `zmq.ZMQError`, where there is one, is the `__cause__`.
     """
 
-    def __init__(self, message: str = "", socket: object = None) -> None:
+    def __init__(self, message: str = "", socket: object = None, peer: bytes | None = None) -> None:
         super().__init__(message)
         self.socket = socket
+        self.peer = peer
 
 
 class UnknownSocketType(TransportError, ValueError):

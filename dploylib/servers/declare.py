@@ -35,6 +35,7 @@ _CANNOT_LISTEN = {
     "stream": "it receives raw bytes, which are no envelopes: receive_frames() in a greenlet of self.spawn()",
 }
 _REPLY_PATIENCE = 5000  # milliseconds
+_INLINE_PATIENCE = 200
 
 
 class SocketDescription:
@@ -120,8 +121,8 @@ class SocketDescription:
                 socket.set_option("router_mandatory", True)
                 # Every handler that runs may have a reply for one and the same peer.
                 socket.set_option("sndhwm", max(1000, concurrency))
-                # A reply may wait for a slow peer, but not where that holds up the requests of the others.
-                socket.set_option("sndtimeo", _REPLY_PATIENCE if concurrency > 1 else 0)
+                # A reply may wait for a slow peer, but not for long where that holds up the requests of the others.
+                socket.set_option("sndtimeo", _REPLY_PATIENCE if concurrency > 1 else _INLINE_PATIENCE)
             for name, value in [*self.default_options, *option_pairs(options)]:
                 socket.set_option(name, value)
             attach = socket.bind if self.setup_type == "bind" else socket.connect
@@ -134,6 +135,11 @@ class SocketDescription:
 
     def _wire_type(self, concurrency: int) -> str:
         return "router" if self.socket_type == "rep" and concurrency > 1 else self.socket_type
+
+    @property
+    def binds(self) -> bool:
+        """Whether the socket is bound, and not connected."""
+        return self.setup_type == "bind"
 
     def with_handler(self, handler: InputHandler) -> SocketDescription:
         """The same socket with another handler."""

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import gevent
@@ -30,7 +30,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_Send = Callable[[list[Any], float | None], None]
 
 ENDING_TIME = 2.0
 """Seconds that ended handlers have to tidy up."""
@@ -83,11 +82,10 @@ class ReplySocket(Sender):
     `socket` is the socket that the request came in on. As with a REP socket, a second reply raises `SocketStateError`.
     """
 
-    def __init__(self, socket: Socket, route: list[bytes], send: _Send | None = None) -> None:
+    def __init__(self, socket: Socket, route: list[bytes]) -> None:
         self.socket = socket
         self.sent = 0
         self._route = route
-        self._send = send or socket.send_frames
 
     def send_frames(self, frames: Sequence[Any], timeout: float | None = None) -> None:
         """Send the reply. Raises what `Socket.send_frames` raises."""
@@ -95,7 +93,7 @@ class ReplySocket(Sender):
             raise SocketStateError("cannot send: this request has been answered already")
         self.sent = 1  # before it waits: meanwhile nobody else may answer
         try:
-            self._send([*self._route, *frames], timeout)
+            self.socket.send_frames([*self._route, *frames], timeout)
         except BaseException:
             self.sent = 0
             raise
@@ -129,7 +127,6 @@ class Dispatcher:
         self._deserializer = description.deserializer
         self._timeout = timeout
         self._pool = Pool(concurrency) if concurrency > 1 else None
-        self._deaf: set[bytes] = set()
         self._untold: Counter[str] = Counter()  # what went wrong since the log last had a line about it
 
     def __repr__(self) -> str:
@@ -173,28 +170,6 @@ class Dispatcher:
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
         """Where to answer a message that is no envelope: a socket, and request frames."""
         return socket, []
-
-    def _answer(self, channel: Any, envelope: Envelope, timeout: float | None = None) -> None:
-        channel.send_envelope(envelope, timeout)
-
-    def _send_to_peer(self, frames: list[Any], timeout: float | None) -> None:
-        """Send on a ROUTER; with no patience, if its peer let a reply wait in vain and has read nothing since then.
-
-        A reply that waits for room in its peer's queue takes the place of a handler: a peer that never reads would
-        have all of them in the end.
-        """
-        peer = frames[0]
-        try:
-            self._socket.send_frames(frames, 0 if timeout is None and peer in self._deaf else timeout)
-        except SendTimeout:
-            if timeout is None:
-                self._deaf.add(peer)
-            raise
-        except Unroutable:
-            self._deaf.discard(peer)
-            raise
-        if self._deaf:
-            self._deaf.discard(peer)
 
     # What becomes of it ---------------------------------------------------------------------------------------
 
@@ -245,11 +220,12 @@ class Dispatcher:
     def _reply(self, channel: Any, received: ReceivedData, result: Any, sent_before: int) -> Problem | None:
         """Send what a handler returned; the problem to send instead, if there is one."""
         if not self.can_answer:
-            self._complain("unanswerable", f"the handler of {self.name} returned {type(result).__name__}, but nobody waits for a reply")
+            kind = type(result).__name__
+            self._complain("unanswerable", f"the handler of {self.name} returned {kind}, but nobody waits for a reply")
             return None
         if self.must_answer and channel.sent != sent_before:
             raise SocketStateError("the handler has sent a reply, and then returned another one, which is dropped")
-        self._answer(channel, self._as_envelope(received.envelope, result))
+        channel.send_envelope(self._as_envelope(received.envelope, result))
         self.counts.replied += 1
         return None
 
@@ -280,13 +256,19 @@ class Dispatcher:
             self.counts.refused += 1
             self._complain("refused", f"{self.name} refused a message: {error}")
             return problems.peer_problem(error)
-        if isinstance(error, Unroutable | SendTimeout) and error.socket is self._socket and self.can_answer:
+        if isinstance(error, Unroutable | SendTimeout) and self._was_for_caller(error, received):
             self.counts.undelivered += 1
             self._complain("undelivered", f"a reply of {self.name} was not delivered: {error}")
             return None
         self.counts.failed += 1
         log.error("the handler of %s failed", self.name, exc_info=error)
         return problems.handler_failed(self.name)
+
+    def _was_for_caller(self, error: TransportError, received: ReceivedData) -> bool:
+        """Whether what could not be sent was a reply. On a router it may have been for another peer."""
+        if error.socket is not self._socket or not self.can_answer:
+            return False
+        return self.must_answer or error.peer is None or error.peer in received.envelope.request_frames[:1]
 
     def _refuse_malformed(self, socket: Socket, error: MalformedEnvelope) -> None:
         self.counts.malformed += 1
@@ -311,7 +293,7 @@ class Dispatcher:
     def _send(self, channel: Sender, envelope: Envelope, timeout: float | None) -> None:
         """Send a problem. Nobody is told when that does not work: there is nobody to tell."""
         try:
-            self._answer(channel, envelope, timeout)
+            channel.send_envelope(envelope, timeout)
             self.counts.replied += 1
         except TransportError as error:
             self.counts.undelivered += 1
@@ -350,12 +332,6 @@ class PeerDispatcher(Dispatcher):
         metadata = Metadata.find(frames[:-4]) if len(frames) > 3 else None
         return socket, ReceivedData(envelope, self._deserializer, metadata)
 
-    def _answer(self, channel: Any, envelope: Envelope, timeout: float | None = None) -> None:
-        if channel.socket_type == "router":
-            self._send_to_peer(envelope.transfer_object(), timeout)
-        else:
-            channel.send_envelope(envelope, timeout)
-
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
         if b"" in frames[1:]:
             return socket, frames[: frames.index(b"", 1)]
@@ -386,12 +362,11 @@ class RoutedRepDispatcher(RepDispatcher):
         except MalformedEnvelope as error:
             raise MalformedEnvelope(error.reason, frames) from error.__cause__
         metadata = Metadata.find(frames[1 : body - 1]) if body > 2 else None
-        channel = ReplySocket(socket, frames[:body], self._send_to_peer)
-        return channel, ReceivedData(envelope, self._deserializer, metadata)
+        return ReplySocket(socket, frames[:body]), ReceivedData(envelope, self._deserializer, metadata)
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
         end = frames.index(b"", 1) if b"" in frames[1:] else 1
-        return ReplySocket(socket, [*frames[:end], b""], self._send_to_peer), []
+        return ReplySocket(socket, [*frames[:end], b""]), []
 
 
 def dispatcher_class(description: SocketDescription, concurrency: int) -> type[Dispatcher]:

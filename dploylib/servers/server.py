@@ -11,7 +11,7 @@ import gevent
 from gevent.pool import Group
 
 from ..config import ServerSettings
-from ..errors import ServerFailing, TransportError
+from ..errors import DeclarationError, ServerFailing, TransportError
 from ..transport import DEFAULT_LINGER, Context, Loop, ReceiveLoop, Socket, SocketHandler
 from .control import ControlLink
 from .declare import Periodic, ServerDescription, SocketDescription
@@ -25,7 +25,15 @@ log = logging.getLogger(__name__)
 GRACEFUL_TIMEOUT = 30.0
 """Seconds that a stop gives to running handlers, as with gunicorn."""
 
+_SET_BY_INIT = ("name", "settings", "context", "sockets")
 _LEAST_CLOSING_TIME = 0.5  # seconds for `teardown` and for flushing, each, when nothing is left of the graceful timeout
+
+
+def checked_graceful_timeout(seconds: float) -> float:
+    """These seconds, if they are from 0 on; else `ValueError`. Infinity becomes some decades."""
+    if not seconds >= 0:
+        raise ValueError(f"a graceful timeout is a number of seconds from 0 on, not {seconds!r}")
+    return min(seconds, 1e9)
 
 
 class DployServer:
@@ -110,7 +118,7 @@ class DployServer:
             finally:
                 self._shut_down()
         finally:
-            self._background.kill()
+            self._background.kill(timeout=ENDING_TIME)
             if self._control is not None:
                 self._control.close()
             self.sockets.close(min(self._time_left(_LEAST_CLOSING_TIME), DEFAULT_LINGER))
@@ -122,9 +130,9 @@ class DployServer:
         """Receive nothing more, and let `start` return. Does not wait for that.
 
         Running handlers may go on for `graceful_timeout` seconds; then they are ended, and their callers told. Stopping
-        again can only make that shorter.
+        again can only make that shorter. Raises `ValueError` for what is no number from 0 on.
         """
-        stop_by = time.monotonic() + graceful_timeout
+        stop_by = time.monotonic() + checked_graceful_timeout(graceful_timeout)
         if self._stop_by is None or stop_by < self._stop_by:
             self._stop_by = stop_by
             self._loop.stop()
@@ -164,7 +172,9 @@ class DployServer:
         for dispatcher in self._dispatchers.values():
             dispatcher.kill()
         # 4. The background greenlets end. Until now the control socket was listened to: a second stop is quicker.
-        self._background.kill()
+        self._background.kill(timeout=ENDING_TIME)
+        for greenlet in self._background:
+            log.error("%s does not end although it was told to", greenlet.name)
         # 5. The server tidies up.
         self._tear_down()
         # 6. The sockets send what they have, and close: start() does that, also when the server never ran.
@@ -237,6 +247,15 @@ class Server(DployServer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.description = ServerDescription(cls)
+        for attribute in (*cls.description.sockets, *cls.description.periodic):
+            if hasattr(Server, attribute) or attribute in _SET_BY_INIT:
+                raise DeclarationError(f"{cls.__name__}.{attribute} hides what every server has; give it another name")
+        for attribute in cls.description.sockets:
+            if hasattr(Sockets, attribute):
+                raise DeclarationError(
+                    f"{cls.__name__}.{attribute} would be self.sockets.{attribute}, which is a method; give it another "
+                    "name (the configuration may keep it)"
+                )
 
     def _open(self) -> None:
         for description in self.description.sockets.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 
@@ -9,7 +10,7 @@ import gevent
 from gevent.event import AsyncResult, Event
 
 from ..config import Settings
-from ..errors import ServerFailing, ServiceStateError
+from ..errors import ServerFailing, ServiceStateError, SocketClosed
 from ..servers import GRACEFUL_TIMEOUT, Server
 from ..servers.control import Stop, control_topic
 from ..transport import Context, Socket
@@ -40,12 +41,13 @@ class ServerRun:
 class ServerCoordinator:
     """Spawns servers, notices when one dies, and stops them. Subclasses say where a server runs: `spawn` and `kill`.
 
-    `control_uri` is the endpoint of the control socket, which carries the stop to the servers. `context` is the context
-    that the servers get; without one, each start makes a new one and the stop closes it.
+    `control_uri` is the endpoint of the control socket, which carries the stop to the servers: an inproc one of its
+    own, unless given. `context` is the context that the servers get; without one, each start makes a new one and the
+    stop closes it.
     """
 
-    def __init__(self, control_uri: str = "inproc://control", context: Context | None = None) -> None:
-        self._control_uri = control_uri
+    def __init__(self, control_uri: str | None = None, context: Context | None = None) -> None:
+        self._control_uri = control_uri or f"inproc://control-{id(self):x}"
         self._given_context = context
         self._context: Context | None = None
         self._control: Socket | None = None
@@ -95,11 +97,13 @@ class ServerCoordinator:
         return {name: run.server for name, run in self._runs.items()}
 
     def setup_servers(self, servers: Mapping[str, type[Server]], settings: Settings) -> None:
-        """Make the servers, each with its part of the settings."""
+        """Make the control socket and the servers, each with its part of the settings. `stop` undoes it."""
         self._prepare()
         self._context = context = self._given_context or Context.new()
+        self._control = Socket.bind_new("xpub", self._control_uri, context=context)
+        control_uri = self._control.endpoint
         self._runs = {
-            name: ServerRun(server_cls(name, settings.server_settings(name), self._control_uri, context))
+            name: ServerRun(server_cls(name, settings.server_settings(name), control_uri, context))
             for name, server_cls in servers.items()
         }
 
@@ -110,7 +114,8 @@ class ServerCoordinator:
         """
         try:
             self._check_not_stopped()
-            self._control = Socket.bind_new("xpub", self._control_uri, context=self.context)
+            if self._control is None:
+                raise ServiceStateError("setup_servers() comes before start()")
             self._watcher = gevent.spawn(self._watch_readiness, self._control)
             self._watcher.name = "watch the control socket"
             for run in self._runs.values():
@@ -193,17 +198,18 @@ class ServerCoordinator:
 
     def _watch_readiness(self, control: Socket) -> None:
         topics = {control_topic(run.name).encode(): run for run in self._runs.values()}
-        while control.wait_readable():
-            event = b"".join(control.receive_frames())
-            run = topics.get(event[1:])
-            if run is not None and event.startswith(_SUBSCRIBED):
-                run.ready.set()
+        with contextlib.suppress(SocketClosed):  # somebody closed the context that was given
+            while control.wait_readable():
+                event = b"".join(control.receive_frames())
+                run = topics.get(event[1:])
+                if run is not None and event.startswith(_SUBSCRIBED):
+                    run.ready.set()
 
 
 class GreenletServerCoordinator(ServerCoordinator):
     """Runs each server in a greenlet of this thread."""
 
-    def __init__(self, control_uri: str = "inproc://control", context: Context | None = None) -> None:
+    def __init__(self, control_uri: str | None = None, context: Context | None = None) -> None:
         super().__init__(control_uri, context)
         self._greenlets: dict[ServerRun, gevent.Greenlet[[ServerRun], BaseException | None]] = {}
 
@@ -217,6 +223,7 @@ class GreenletServerCoordinator(ServerCoordinator):
     def kill(self, run: ServerRun) -> None:
         """Kill the server's greenlet."""
         if run in self._greenlets:
+            run.server.stop(0)  # so that the handlers that run know what happens, and tell their callers
             self._greenlets[run].kill(block=False)
         else:
             self.server_ended(run, None)  # it was never spawned

@@ -14,6 +14,7 @@ from gevent.event import Event
 from ..config import Settings, YAMLConfigMapper
 from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceStateError
 from ..servers import GRACEFUL_TIMEOUT, Server
+from ..servers.server import checked_graceful_timeout
 from ..transport import Context
 from .checking import check
 from .coordinator import GreenletServerCoordinator, ServerCoordinator
@@ -157,15 +158,17 @@ class Service:
             self._coordinator.start()
             self._lifecycle.become(State.RUNNING)
         except BaseException:
+            self._coordinator.stop(0)  # undoes what was set up, and lets wait() return
             if self.state is State.STARTING:
                 self._lifecycle.become(State.STOPPING)
             self._lifecycle.become(State.STOPPED)
             raise
         finally:
             self._start_over.set()
-        for server, sockets in self.endpoints.items():
-            for socket, endpoint in sockets.items():
-                log.info("%s.%s is at %s", server, socket, endpoint)
+        for name, server in self.servers.items():
+            bound = {description.name for description in server.description.sockets.values() if description.binds}
+            for socket, uris in server.endpoints.items():
+                log.info("%s.%s %s %s", name, socket, "is at" if socket in bound else "connects to", ", ".join(uris))
         return self
 
     def wait(self) -> None:
@@ -181,7 +184,9 @@ class Service:
         """Stop the servers and wait for that. Running handlers get `graceful_timeout` seconds to finish.
 
         Calling it again, from another greenlet, can make that shorter. A service that does not run is left as it is.
+        Raises `ValueError` for what is no number from 0 on; infinity is one.
         """
+        graceful_timeout = checked_graceful_timeout(graceful_timeout)
         if self.state in (State.NEW, State.STOPPED):
             return
         if self.state is not State.STOPPING:
@@ -202,16 +207,19 @@ class Service:
         def stop(number: signal.Signals) -> None:
             signals_seen.append(number)
             at_once = len(signals_seen) > 1
-            log.info("%s: stopping%s", number.name, " at once" if at_once else "")
+            how = "at once" if at_once else "when the running handlers are done; a second signal stops at once"
+            log.info("%s: stopping %s", number.name, how)
             self.stop(0 if at_once else GRACEFUL_TIMEOUT)
 
         with on_signals((signal.SIGINT, signal.SIGTERM), stop):
             try:
-                self.start(*args, **kwargs)
-                self.wait()
+                self.start(*args, **kwargs)  # which undoes what it did when it fails
             except ServiceStateError:
                 if not signals_seen:  # else a signal came while it started
                     raise
+                return signals_seen[1] if len(signals_seen) > 1 else None
+            try:
+                self.wait()
             finally:
                 self.stop()
         log.info("stopped")

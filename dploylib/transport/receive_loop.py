@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
@@ -16,6 +17,8 @@ __all__ = ["Loop", "ReceiveLoop", "SocketHandler"]
 
 SocketHandler = Callable[[Socket], None]
 """Called with a socket whenever there is a message to receive on it."""
+
+log = logging.getLogger(__name__)
 
 _TURN_SECONDS = 0.002
 _PAUSE = 1e-9  # more than nothing: a pause of 0 would let timers and file descriptors starve for 50 turns on end
@@ -66,20 +69,23 @@ class ReceiveLoop:
         if self._running:
             raise ServiceStateError("this loop runs already")
         self._running = True
+        self._feeds = []
         try:
             for socket, handler in self._registered:
                 self._feed(socket, handler)
             self._stopping.wait()
             self.stop()  # where a failure set the event
+            # At once: a handler of another socket may take long, and `kill` ends it.
+            failed = next((feed.failure for feed in gevent.iwait(self._feeds) if feed.failure is not None), None)
+        except gevent.GreenletExit:
+            self.kill()
             gevent.joinall(self._feeds)
-            for feed in self._feeds:
-                if feed.failure is not None:
-                    raise feed.failure
+            raise
         finally:
-            gevent.killall(self._feeds)
-            self._feeds.clear()
-            self._stopping.clear()
+            self._stopping = Event()
             self._running = False
+        if failed is not None:
+            raise failed
 
     def stop(self) -> None:
         """Read nothing more, and let `run` return once the handlers that run have returned."""
@@ -89,7 +95,8 @@ class ReceiveLoop:
 
     def kill(self) -> None:
         """Stop, and throw `GreenletExit` into the handlers that still run."""
-        self._stopping.set()
+        if self._running:
+            self._stopping.set()
         gevent.killall(self._feeds, block=False)
 
     def _feed(self, socket: Socket, handler: SocketHandler) -> None:
@@ -129,9 +136,7 @@ class _Feed(gevent.Greenlet):  # type: ignore[type-arg]  # generic only in the s
         turn_ends = monotonic() + _TURN_SECONDS
         while not stopped():
             if not socket.readable():
-                self._waiting = True
-                socket.wait_readable()
-                self._waiting = False
+                self._wait()
                 turn_ends = monotonic() + _TURN_SECONDS
             handler(socket)
             if monotonic() > turn_ends:  # 45 ns a message
@@ -139,3 +144,15 @@ class _Feed(gevent.Greenlet):  # type: ignore[type-arg]  # generic only in the s
                     return
                 gevent.sleep(_PAUSE)
                 turn_ends = monotonic() + _TURN_SECONDS
+
+    def _wait(self) -> None:
+        self._waiting = True
+        while self._waiting:
+            try:
+                self._socket.wait_readable()
+                self._waiting = False
+            except (gevent.GreenletExit, gevent.Timeout) as stray:
+                if self._stopping.is_set():
+                    raise
+                # Of a handler that has returned: the next messages are none the worse.
+                log.warning("%s: ignoring a %s that came too late for its handler", self.name, type(stray).__name__)

@@ -51,6 +51,8 @@ _RCVMORE = int(zmq.RCVMORE)
 _INT_MAX = 2**31 - 1
 _PARTICIPLES = {"unbind from": "bound to", "disconnect from": "connected to"}
 _TIMEOUT_OPTIONS = ("rcvtimeo", "sndtimeo")
+_PEER_TYPES = ("router", "stream")
+_DEAF_PEERS = 10_000  # peers that are remembered for not reading; they may be gone for good
 # Of these, libzmq says that they are writable although a message has to wait: for its peer, or, with xpub_nodrop, for
 # one of the subscribers.
 _PAUSING_TYPES = ("router", "stream", "pub", "xpub")
@@ -115,6 +117,7 @@ class Socket(Sender):
         self._resolved: dict[str, str] = {}  # what was given to bind -> its endpoint, wildcards and names resolved
         self._ipc_locks: dict[str, IpcLock] = {}
         self._owns_context = False
+        self._deaf: set[bytes] = set()  # the peers of a ROUTER that let a message wait in vain, and read nothing since
         self.subscribed = False  # whether a subscription was ever made
         self.sent = 0
         self.received = 0
@@ -402,12 +405,16 @@ class Socket(Sender):
         waiter = self._waiter
         try:
             if waiter.sending or not self._send_now(frames):
-                self._send_when_possible(frames, self._send_timeout if timeout is None else timeout)
+                self._send_when_possible(frames, timeout)
         except zmq.ZMQError as error:
-            raise self._translated(error, "send") from error
+            translated = self._translated(error, "send")
+            translated.peer = self._peer_of(frames)
+            raise translated from error
         finally:
             if waiter.receiving or waiter.sending:
                 waiter.wake()
+        if self._deaf:
+            self._deaf.discard(bytes(frames[0]))
         self.sent += 1
 
     def _send_now(self, frames: Sequence[Any]) -> bool:
@@ -437,18 +444,34 @@ class Socket(Sender):
         return self._type == "req" or self._send_now(frames)
 
     def _send_when_possible(self, frames: Sequence[Any], timeout: float | None) -> None:
+        patience = self._send_timeout if timeout is None else timeout
+        peer = self._peer_of(frames)
+        if timeout is None and peer in self._deaf:
+            patience = 0
         try:
-            if timeout is not None and timeout <= 0:
+            if patience is not None and patience <= 0:
                 raise TimeIsUp
             if self._type in _PAUSING_TYPES:
-                self._send_to_slow_peer(frames, timeout)
+                self._send_to_slow_peer(frames, patience)
             else:
-                self._waiter.send(lambda: self._send_now(frames), timeout)
+                self._waiter.send(lambda: self._send_now(frames), patience)
         except TimeIsUp:
+            if timeout is None and peer is not None:
+                self._remember_as_deaf(peer)
             raise SendTimeout(
-                f"nothing could be sent on {self!r} within {timeout} s: it has no peer, or its peers' queues are full",
+                f"nothing could be sent on {self!r} within {patience} s: it has no peer, or its peers' queues are full",
                 self,
+                peer,
             ) from None
+
+    def _peer_of(self, frames: Sequence[Any]) -> bytes | None:
+        return bytes(frames[0]) if self._type in _PEER_TYPES else None
+
+    def _remember_as_deaf(self, peer: bytes) -> None:
+        """Let nothing wait for this peer until it has read something: one that never reads would hold up the others."""
+        if len(self._deaf) >= _DEAF_PEERS:
+            self._deaf.clear()
+        self._deaf.add(peer)
 
     def _send_to_slow_peer(self, frames: Sequence[Any], timeout: float | None) -> None:
         """Try again and again: nothing says when one peer's queue has room, and other peers must not wait for it."""

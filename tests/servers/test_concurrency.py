@@ -8,7 +8,7 @@ import zmq
 from gevent.event import Event
 
 from dploylib.servers import Server, bind, bind_in, connect, declare
-from dploylib.transport import ReceivedData
+from dploylib.transport import Envelope, ReceivedData
 
 both = pytest.mark.parametrize("concurrency", [1, 10])
 ANYWHERE = "tcp://127.0.0.1:*"
@@ -326,7 +326,7 @@ def test_a_peer_that_reads_again_gets_its_replies_again(serve, peer, wait_until,
         slow.receive()
     assert slow.silent()
     assert len(slow.ask(b"", b"", b"m", b"500000")[-1]) == 500_000
-    assert server._dispatchers["request"]._deaf == set()
+    assert server.sockets.request._deaf == set()
 
 
 def test_a_send_to_another_service_that_fails_is_no_lost_reply(serve, peer, context):
@@ -397,3 +397,28 @@ def test_two_greenlets_cannot_both_answer_one_request_while_the_first_waits(serv
     assert replies.count(b"first") == 1
     assert client.silent()
     assert server.counts["request"].failed == 1
+
+
+def test_a_router_that_cannot_reach_another_peer_tells_its_caller(serve, peer):
+    class Broker(Server):
+        @bind_in("request", "router")
+        def request(self, socket, received):
+            socket.send_envelope(Envelope("", "m", b"work", [b"a worker that is gone"]))
+
+    server = serve(Broker)
+    problem = peer("req", server.endpoints["request"][0]).ask_problem(b"", b"m", b"b")
+    assert problem["type"] == "urn:dploylib:handler-failed"
+    assert (server.counts["request"].failed, server.counts["request"].undelivered) == (1, 0)
+
+
+def test_a_router_may_answer_with_more_than_a_queue_takes(serve, peer):
+    class Streams(Server):
+        @bind_in("request", "router")
+        def request(self, socket, received):
+            for number in range(5000):
+                socket.send_envelope(received.envelope.response_envelope("text/plain", str(number)))
+
+    server = serve(Streams)
+    client = peer("dealer", server.endpoints["request"][0])
+    client.send(b"", b"", b"m", b"b")
+    assert [client.receive()[-1] for _ in range(5000)] == [b"%d" % number for number in range(5000)]

@@ -82,6 +82,23 @@ def test_obj_is_none_unless_given():
 
 
 NOT_CALLABLE = 5
+
+
+@pytest.mark.parametrize(
+    "name", ["start", "stop", "spawn", "setup", "stopping", "endpoints", "name", "sockets", "counts"]
+)
+def test_a_declaration_cannot_hide_what_every_server_has(name):
+    with pytest.raises(DeclarationError, match=rf"Hiding\.{name} hides what every server has"):
+        type("Hiding", (Server,), {name: bind_in(name, "pull")(lambda server, socket, received: None)})
+
+
+@pytest.mark.parametrize("name", ["close", "items", "add"])
+def test_a_socket_cannot_have_the_name_of_a_method_of_sockets(name):
+    with pytest.raises(DeclarationError, match=rf"would be self\.sockets\.{name}, which is a method"):
+        type("Hiding", (Server,), {name: bind(name, "pub")})
+    assert type("Fine", (Server,), {"other": bind(name, "pub")}).description.socket_names == [name]
+
+
 WRONG = {
     "an unknown type": (lambda: bind_in("request", "ruoter"), r"no socket type 'ruoter', did you mean 'router'\?"),
     "the swapped arguments": (lambda: bind_in("rep", "request"), r"\('request', 'rep'\), or as a keyword: \('rep', n"),

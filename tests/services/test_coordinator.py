@@ -175,16 +175,19 @@ def test_strangers_on_the_control_socket_do_no_harm(make_service, config_for, as
         assert ask(service.endpoints["slow"]["request"]) == "hello"
 
 
-def test_two_services_in_one_context_need_control_sockets_of_their_own(make_service, config_for, ask, leak_check):
+def test_services_in_one_context_have_control_sockets_of_their_own(make_service, config_for, ask, leak_check):
     with Context.new() as context:
-        one, other, third = (
+        one, other, third, fourth = (
             make_service(GreenletServerCoordinator(*control_uri, context=context), echo=Echo)
-            for control_uri in ([], ["inproc://other"], [])
+            for control_uri in ([], [], ["inproc://given"], ["inproc://given"])
         )
         one.start(config_dict=config_for(one))
         other.start(config_dict=config_for(other))
-        with pytest.raises(AddressInUse, match="inproc://control"):
-            third.start(config_dict=config_for(third))
+        third.start(config_dict=config_for(third))
+        with pytest.raises(AddressInUse, match="inproc://given"):
+            fourth.start(config_dict=config_for(fourth))
+        fourth.wait()  # which returns: it does not run
+        third.stop()
         one.stop()
         assert ask(other.endpoints["echo"]["request"]) == "hello"
         other.stop()

@@ -9,13 +9,19 @@ import pytest
 from gevent.event import Event
 
 from dploylib.config import YAMLConfigMapper
-from dploylib.errors import ServiceFailing, ServiceStateError
+from dploylib.errors import ConfigurationError, ServiceFailing, ServiceStateError
 from dploylib.servers import Server, bind, bind_in, connect, connect_in, every
 from dploylib.services import GreenletServerCoordinator, Service, State, coordinator
 from dploylib.transport import Context, Problem, Socket
 
 ANYWHERE = "tcp://127.0.0.1:*"
 both = pytest.mark.parametrize("concurrency", [1, 10])
+
+
+class Echo(Server):
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        return received
 
 
 class Waits(Server):
@@ -100,6 +106,23 @@ def test_a_handler_over_the_time_is_ended_and_its_caller_told(waiting, concurren
     service.stop(0.02)
     assert status_of(client) == 503
     assert service.state is State.STOPPED
+
+
+def test_a_stop_may_take_as_long_as_it_takes(waiting, wait_until):
+    service, server, client = waiting()
+    stopping = gevent.spawn(service.stop, float("inf"))
+    wait_until(lambda: server.stopping)
+    server.go_on.set()
+    assert client.receive_text(timeout=10) == "done"
+    stopping.get(timeout=10)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan")])
+def test_a_graceful_timeout_that_is_none_is_refused(waiting, seconds):
+    service, server, client = waiting()
+    with pytest.raises(ValueError, match="a number of seconds from 0 on, not"):
+        service.stop(seconds)
+    assert service.state is State.RUNNING
 
 
 @both
@@ -559,3 +582,70 @@ def test_failures_leave_nothing(make_service, config_for):
         with pytest.raises(ServiceFailing):
             service.wait()
         service.stop()
+
+
+class NeverMade(Server):
+    def __init__(self, *arguments):
+        raise ZeroDivisionError("in the constructor")
+
+
+@pytest.mark.parametrize("config", [{"servers": {}}, {"servers": {"tested": {}}}], ids=["load", "constructor"])
+def test_a_service_that_did_not_start_need_not_be_waited_for(make_service, config):
+    service = make_service(tested=NeverMade)
+    with pytest.raises((ConfigurationError, ZeroDivisionError)):
+        service.start(config_dict=config)
+    assert service.state is State.STOPPED
+    with gevent.Timeout(10):
+        service.wait()
+
+
+def test_running_a_service_that_runs_leaves_it_running(start, ask):
+    service = start(tested=Echo)
+    with pytest.raises(ServiceStateError):
+        service.run(config_dict={"servers": {}})
+    assert service.state is State.RUNNING
+    assert ask(service.endpoints["tested"]["request"]) == "hello"
+
+
+def test_background_greenlets_that_take_long_to_end_do_not_cost_the_teardown(make_service, config_for, caplog):
+    torn_down = []
+
+    class Tidies(Server):
+        def setup(self):
+            self.spawn(self.tidy_slowly)
+            self.begun = Event()
+
+        def tidy_slowly(self):
+            try:
+                self.begun.set()
+                gevent.sleep(60)
+            finally:
+                gevent.sleep(3)
+
+        def teardown(self):
+            torn_down.append(self.name)
+
+    service = make_service(tested=Tidies)
+    service.start(config_dict=config_for(service))
+    service.servers["tested"].begun.wait()
+    service.stop(0.1)
+    assert torn_down == ["tested"]
+    assert "tidy_slowly does not end although it was told to" in caplog.text
+
+
+def test_the_death_of_one_receive_greenlet_is_not_hidden_by_a_slow_handler(make_service, config_for):
+    class Dies(Waits):
+        @bind_in("other", "pull")
+        def other(self, socket, received):
+            pass
+
+    service = make_service(tested=Dies)
+    service.start(config_dict=config_for(service))
+    server = service.servers["tested"]
+    with Socket.new("req", service.endpoints["tested"]["request"]) as client:
+        client.send_text("wait")
+        server.running.wait()
+        server.sockets.other.close()
+        with gevent.Timeout(10), pytest.raises(ServiceFailing, match="SocketClosed"):
+            service.wait()
+        assert status_of(client) == 503

@@ -292,11 +292,34 @@ def test_a_socket_registered_while_it_runs_is_served(pipe, loop, spawn, wait_for
     running.get(timeout=10)
 
 
+def test_a_kill_or_timeout_that_comes_after_its_handler_ends_nothing(pipe, loop, spawn, wait_for, caplog):
+    pull, push = pipe()
+    got = []
+
+    def handle(socket):
+        got.append(socket.receive_text())
+        if got[-1] == "timeout":
+            gevent.Timeout(0.001).start()
+        elif got[-1] == "kill":
+            gevent.spawn(gevent.getcurrent().kill, block=False)
+
+    loop.register(pull, handle)
+    running = spawn(loop.run)
+    for count, text in enumerate(["timeout", "kill"], start=1):
+        push.send_text(text)
+        wait_for(lambda count=count: len(caplog.records) == count)
+    push.send_text("next")
+    wait_for(lambda: got == ["timeout", "kill", "next"])
+    assert "came too late for its handler" in caplog.text
+    loop.stop()
+    running.get(timeout=10)
+
+
 # Failing -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), gevent.Timeout(), SystemExit(3), gevent.GreenletExit()])
-def test_what_a_handler_raises_comes_out_of_run(pipe, loop, spawn, error):
+def test_what_a_handler_raises_comes_out_of_run_at_once(pipe, loop, spawn, error, wait_for):
     (pull, push), (other, push_other) = pipe(), pipe()
     finish, finished = Event(), []
 
@@ -307,7 +330,6 @@ def test_what_a_handler_raises_comes_out_of_run(pipe, loop, spawn, error):
 
     def fail(socket):
         socket.receive_text()
-        gevent.spawn_later(0.01, finish.set)
         raise error
 
     loop.register(other, handle_slowly)
@@ -318,7 +340,9 @@ def test_what_a_handler_raises_comes_out_of_run(pipe, loop, spawn, error):
     with pytest.raises(type(error)) as caught:
         loop.run()
     assert caught.value is error
-    assert finished == ["slow", "finished"]  # the others were stopped, not killed
+    assert finished == ["slow"]  # run() does not wait for the others,
+    finish.set()
+    wait_for(lambda: finished == ["slow", "finished"])  # which were stopped, not killed
     assert rest_of(pull) == ["b"]
 
 
