@@ -317,7 +317,8 @@ class Dispatcher:
         finally:  # when the server stops, too
             untold = self._untold.pop(kind)
             if untold:
-                log.warning("%s: %d more %s messages since the last line about one", self.name, untold, kind)
+                messages = "message" if untold == 1 else "messages"
+                log.warning("%s: %d more %s %s since the last line about one", self.name, untold, kind, messages)
 
 
 class PeerDispatcher(Dispatcher):

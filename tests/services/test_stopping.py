@@ -119,7 +119,7 @@ def test_a_stop_may_take_as_long_as_it_takes(waiting, wait_until):
 
 @pytest.mark.parametrize("seconds", [-1, float("nan")])
 def test_a_graceful_timeout_that_is_none_is_refused(waiting, seconds):
-    service, server, client = waiting()
+    service, _, _ = waiting()
     with pytest.raises(ValueError, match="a number of seconds from 0 on, not"):
         service.stop(seconds)
     assert service.state is State.RUNNING
