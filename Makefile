@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 .DEFAULT_GOAL := help
 # The checks of `test` run in their order, the cheap ones first, under -j too.
 .NOTPARALLEL:
-.PHONY: help demo test lint types docs unit unit-patched venv clean
+.PHONY: help demo test lint types docs units unit unit-patched venv clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -15,7 +15,7 @@ help: ## list the targets
 demo: venv ## run a small service and talk to it
 	@$(RUN) examples/demo.py
 
-test: lint types docs unit unit-patched ## everything that CI runs
+test: lint types docs units ## everything that CI runs
 
 lint: venv ## ruff: mistakes and formatting
 	@$(RUN) -m ruff check .
@@ -26,6 +26,9 @@ types: venv ## mypy --strict on the package
 
 docs: venv ## build the documentation into docs/_build/html; a warning is an error
 	@$(RUN) -m sphinx -EW --keep-going -q -b html docs docs/_build/html
+
+units: venv ## the tests in both ways at once, plain and monkey-patched
+	@$(RUN) tests/run_both.py $(ARGS)
 
 unit: venv ## the tests, and the samples of README and docs
 	@$(RUN) -m pytest $(ARGS)
