@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gevent
 import gevent.hub
@@ -20,6 +21,7 @@ import hypothesis
 import pytest
 
 PATCHED = gevent.monkey.is_module_patched("socket")
+PATIENCE = 10.0  # seconds; an upper bound for what comes at once, on a loaded machine too
 SETTLE_SECONDS = 5.0  # libzmq closes sockets and removes ipc files in threads of its own, a moment after close()
 IPC_PATH_LIMIT = 107  # bytes, as `sun_path` of unix(7) allows
 
@@ -35,6 +37,18 @@ hypothesis.settings.load_profile("dploylib")
 def patched() -> bool:
     """Whether the standard library is monkey-patched."""
     return PATCHED
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], Any]], None]:
+    """Wait until a condition holds."""
+
+    def wait(condition: Callable[[], Any]) -> None:
+        with gevent.Timeout(PATIENCE, TimeoutError("the condition never held")):
+            while not condition():
+                gevent.sleep(0.002)
+
+    return wait
 
 
 @pytest.fixture

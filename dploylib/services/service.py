@@ -7,12 +7,12 @@ import os
 import signal
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from gevent.event import Event
 
 from ..config import Settings, YAMLConfigMapper
-from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceStateError
+from ..errors import ConfigurationError, ConfigurationProblem, ServerFailing, ServiceFailing, ServiceStateError
 from ..servers import GRACEFUL_TIMEOUT, Server
 from ..servers.server import checked_graceful_timeout
 from ..transport import Context
@@ -124,17 +124,18 @@ class Service:
             raise TypeError("give the configuration as one of config_file, config_string and config_dict")
         [(method, source)] = given
         options = {"overrides": overrides} if overrides else {}
+        problems: list[ConfigurationProblem] = []
+        cause = None
         try:
-            settings: Settings = getattr(self._config_mapper, method)(source, **options)
+            settings = getattr(self._config_mapper, method)(source, **options)
         except ConfigurationError as error:
-            found = error.problems
-            if error.usable is not None:
-                found += tuple(check(self.server_classes, error.usable))
-            raise ConfigurationError(found) from error.__cause__
-        problems = check(self.server_classes, settings)
+            settings, cause = error.usable, error.__cause__
+            problems += error.problems
+        if settings is not None:
+            problems += check(self.server_classes, settings)
         if problems:
-            raise ConfigurationError(problems)
-        return settings
+            raise ConfigurationError(problems) from cause
+        return cast(Settings, settings)
 
     def start(
         self,

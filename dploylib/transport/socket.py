@@ -489,15 +489,13 @@ class Socket(Sender):
 
     def readable(self) -> bool:
         """Whether there is a message to receive now."""
-        if self._next is None:
-            try:
-                self._next = self._with_rest(_receive(self._zmq_socket, _DONTWAIT))
-            except zmq.Again:
-                self._waiter.wake()
-                return False
-            except zmq.ZMQError as error:
-                raise self._translated(error, "receive") from error
-        return True
+        try:
+            found = self._read_ahead()
+        except zmq.ZMQError as error:
+            raise self._translated(error, "receive") from error
+        if not found:
+            self._waiter.wake()
+        return found
 
     def wait_readable(self, timeout: float | None = None) -> bool:
         """Wait until there is a message to receive; False when `timeout` seconds passed first."""
@@ -555,6 +553,7 @@ class Socket(Sender):
             raise self._translated(error, "receive") from error
 
     def _read_ahead(self) -> bool:
+        """Read the next message, if there is one and none was read: whether `_next` has one."""
         if self._next is None:
             try:
                 self._next = self._with_rest(_receive(self._zmq_socket, _DONTWAIT))

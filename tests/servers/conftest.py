@@ -81,18 +81,6 @@ def peer(zmq_context) -> Callable[..., Peer]:
 
 
 @pytest.fixture
-def wait_until() -> Callable[[Callable[[], Any]], None]:
-    """Wait until a condition holds."""
-
-    def wait(condition: Callable[[], Any]) -> None:
-        with gevent.Timeout(PATIENCE, TimeoutError("the condition never held")):
-            while not condition():
-                gevent.sleep(0.002)
-
-    return wait
-
-
-@pytest.fixture
 def settings_for() -> Callable[..., ServerSettings]:
     """`settings_for(ServerClass, request={"timeout": 1})`: settings, with a wildcard endpoint where none is given."""
 

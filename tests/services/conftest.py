@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import gevent
 import pytest
 
 from dploylib.services import Service
@@ -11,18 +10,6 @@ from dploylib.transport import Socket
 
 PATIENCE = 10.0  # seconds; an upper bound for what comes at once, on a loaded machine too
 ANYWHERE = "tcp://127.0.0.1:*"
-
-
-@pytest.fixture
-def wait_until() -> Callable[[Callable[[], Any]], None]:
-    """Wait until a condition holds."""
-
-    def wait(condition: Callable[[], Any]) -> None:
-        with gevent.Timeout(PATIENCE, TimeoutError("the condition never held")):
-            while not condition():
-                gevent.sleep(0.002)
-
-    return wait
 
 
 @pytest.fixture
