@@ -10,15 +10,14 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import gevent
-from gevent.pool import Pool
 
 from ..errors import MalformedEnvelope, PeerError, SendTimeout, SocketStateError, TransportError, Unroutable
 from ..transport import PROBLEM_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket, problems
 from ..transport.codecs import encode
+from ..transport.envelope import adopt
 from .declare import InputHandler, SocketDescription
 
 __all__ = [
-    "ENDING_TIME",
     "Counts",
     "Dispatcher",
     "PeerDispatcher",
@@ -31,9 +30,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-ENDING_TIME = 2.0
-"""Seconds that ended handlers have to tidy up."""
-
 _FAREWELL_PATIENCE = 1.0  # seconds for which the last word to a caller may wait for room in its queue
 _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about what the peers of one socket do wrong
 
@@ -41,14 +37,15 @@ _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about what the
 class Counts:
     """What came of the messages of one socket, in numbers since the start.
 
-    `received` messages; `replied` ones among them that were answered by return value or by an error reply; `malformed`
-    ones that were no envelope; `refused` bodies that were not what was declared; `failed` handlers; `timed_out`
-    handlers and deadlines; `unanswered` requests that a handler did not answer; `undelivered` replies, whose peer was
-    gone or did not read.
+    `received` messages, and `handled` ones among them, with which all is done; `replied` ones that were answered by
+    return value or by an error reply; `malformed` ones that were no envelope; `refused` bodies that were not what was
+    declared; `failed` handlers; `timed_out` handlers and deadlines; `unanswered` requests that a handler did not
+    answer; `undelivered` replies, whose peer was gone or did not read.
     """
 
     __slots__ = (
         "failed",
+        "handled",
         "malformed",
         "received",
         "refused",
@@ -63,6 +60,7 @@ class Counts:
             setattr(self, name, 0)
 
     received: int
+    handled: int
     replied: int
     malformed: int
     refused: int
@@ -81,6 +79,8 @@ class ReplySocket(Sender):
 
     `socket` is the socket that the request came in on. As with a REP socket, a second reply raises `SocketStateError`.
     """
+
+    __slots__ = ("_route", "sent", "socket")
 
     def __init__(self, socket: Socket, route: list[bytes]) -> None:
         self.socket = socket
@@ -116,7 +116,6 @@ class Dispatcher:
         server: Any,
         socket: Socket,
         description: SocketDescription,
-        concurrency: int = 1,
         timeout: float | None = None,
     ) -> None:
         self.name = name
@@ -126,7 +125,6 @@ class Dispatcher:
         self._handler = cast(InputHandler, description.input_handler)
         self._deserializer = description.deserializer
         self._timeout = timeout
-        self._pool = Pool(concurrency) if concurrency > 1 else None
         self._untold: Counter[str] = Counter()  # what went wrong since the log last had a line about it
 
     def __repr__(self) -> str:
@@ -134,38 +132,22 @@ class Dispatcher:
 
     def __call__(self, socket: Socket) -> None:
         """Handle the message that can be received on the socket."""
-        self.counts.received += 1
+        counts = self.counts
+        counts.received += 1
         try:
-            frames = socket.receive_frames()
-            channel, received = self._open(socket, frames)
+            channel, received = self._open(socket, socket.receive_frames(copy=False))
         except MalformedEnvelope as error:
             self._refuse_malformed(socket, error)
-            return
-        if self._pool is None:
-            self._serve(channel, received)
         else:
-            self._pool.spawn(self._serve, channel, received)
-            # Waiting here and not above, so that no message is in hand while the pool is full: a stop loses none.
-            self._pool.wait_available()
-
-    def drain(self, timeout: float | None) -> None:
-        """Wait until the handlers that run in the pool are done, at most `timeout` seconds."""
-        if self._pool is not None:
-            self._pool.join(timeout)
-
-    def kill(self) -> None:
-        """End the handlers that run in the pool."""
-        if self._pool is not None:
-            gevent.sleep(0)  # one that was spawned just now must begin, or it could not tell its caller
-            self._pool.kill(timeout=ENDING_TIME)
-            if self._pool:
-                log.error("%d handlers of %s do not end although they were told to", len(self._pool), self.name)
+            self._serve(channel, received)
+        finally:
+            counts.handled += 1
 
     # How a message comes in and where its answer goes: what the subclasses change -----------------------------
 
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         """What the handler gets: the socket to answer on, and what was received. Raises `MalformedEnvelope`."""
-        return socket, ReceivedData(Envelope.from_raw(frames), self._deserializer)
+        return socket, ReceivedData(adopt(frames), self._deserializer)
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
         """Where to answer a message that is no envelope: a socket, and request frames."""
@@ -329,7 +311,7 @@ class PeerDispatcher(Dispatcher):
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         if len(frames) == 3 and socket.socket_type == "router":
             raise MalformedEnvelope("2 frames after the routing id, expected an empty delimiter and 3", frames)
-        envelope = Envelope.from_raw(frames)
+        envelope = adopt(frames)
         metadata = Metadata.find(frames[:-4]) if len(frames) > 3 else None
         return socket, ReceivedData(envelope, self._deserializer, metadata)
 
@@ -347,7 +329,7 @@ class RepDispatcher(Dispatcher):
 
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         # Not the socket itself: a handler that gives it away must not answer somebody else's request later on.
-        return ReplySocket(socket, []), ReceivedData(Envelope.from_raw(frames), self._deserializer)
+        return ReplySocket(socket, []), ReceivedData(adopt(frames), self._deserializer)
 
 
 class RoutedRepDispatcher(RepDispatcher):
@@ -359,7 +341,7 @@ class RoutedRepDispatcher(RepDispatcher):
         except ValueError:
             raise MalformedEnvelope("no empty delimiter frame between the route and the envelope", frames) from None
         try:
-            envelope = Envelope.from_raw(frames[body:])
+            envelope = adopt(frames[body:])
         except MalformedEnvelope as error:
             raise MalformedEnvelope(error.reason, frames) from error.__cause__
         metadata = Metadata.find(frames[1 : body - 1]) if body > 2 else None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gevent
+from gevent.event import Event
 from gevent.pool import Group
 
 from ..config import ServerSettings
@@ -15,7 +16,7 @@ from ..errors import DeclarationError, ServerFailing, TransportError
 from ..transport import DEFAULT_LINGER, Context, Loop, ReceiveLoop, Socket, SocketHandler
 from .control import ControlLink
 from .declare import Periodic, ServerDescription, SocketDescription
-from .dispatch import ENDING_TIME, Counts, Dispatcher, dispatcher_class
+from .dispatch import Counts, Dispatcher, dispatcher_class
 from .sockets import Sockets
 
 __all__ = ["GRACEFUL_TIMEOUT", "DployServer", "Server"]
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 GRACEFUL_TIMEOUT = 30.0
 """Seconds that a stop gives to running handlers, as with gunicorn."""
+
+ENDING_TIME = 2.0
+"""Seconds that ended handlers and background greenlets have to tidy up."""
 
 _SET_BY_INIT = ("name", "settings", "context", "sockets")
 _LEAST_CLOSING_TIME = 0.5  # seconds for `teardown` and for flushing, each, when nothing is left of the graceful timeout
@@ -63,6 +67,7 @@ class DployServer:
         self._failure: ServerFailing | None = None
         self._control: ControlLink | None = None
         self._stop_by: float | None = None  # on the clock of time.monotonic
+        self._out_of_time = Event()  # the handlers have had their time
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -94,7 +99,9 @@ class DployServer:
 
     def add_socket(self, name: str, socket: Socket, handler: SocketHandler | None = None) -> None:
         """Add a socket, which is closed with the server. `handler(socket)` is called when it can be received on."""
-        self._add_socket(name, socket, handler)
+        self.sockets.add(name, socket)
+        if handler is not None:
+            self._loop.register(socket, handler)
 
     def spawn(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> gevent.Greenlet[..., Any]:
         """Run a function in a greenlet that ends with the server. When it raises, the server fails."""
@@ -153,31 +160,31 @@ class DployServer:
         receiving.name = f"{self.name}: receive"
         receiving.start()
         try:
-            receiving.join()
+            gevent.wait([receiving, self._out_of_time], count=1)  # type: ignore[type-var]  # they share no class
         finally:
-            if not receiving.dead:  # it is the server that was killed
+            if self._stop_by is None:  # it is the server that was killed
                 self._stop_by = time.monotonic()
-                self._loop.kill()
-                receiving.join(timeout=ENDING_TIME)
+            self._end_handlers(receiving)
+
+    def _end_handlers(self, receiving: gevent.Greenlet[..., Any]) -> None:
+        """End the handlers that still run: their time is over, or the server died. They tell their callers."""
+        self._loop.kill(ENDING_TIME)
+        receiving.join(timeout=ENDING_TIME)
+        for dispatcher in self._dispatchers.values():
+            running = dispatcher.counts.received - dispatcher.counts.handled
+            if running:
+                log.error("%d handlers of %s do not end although they were told to", running, dispatcher.name)
 
     def _shut_down(self) -> None:
         """The order of a stop. All phases share one deadline."""
-        # 1. Nothing more is received, and the handlers that ran in the loop itself have ended: _run has returned.
-        if self._stop_by is None:
-            self._stop_by = time.monotonic()
-        # 2. The handlers that run in pools may finish, and their replies are sent.
-        for dispatcher in self._dispatchers.values():
-            dispatcher.drain(self._time_left())
-        # 3. What still runs is ended, and its callers are told.
-        for dispatcher in self._dispatchers.values():
-            dispatcher.kill()
-        # 4. The background greenlets end. Until now the control socket was listened to: a second stop is quicker.
+        # 1. Nothing more was received, and the handlers have finished and replied, or were ended: _run has returned.
+        # 2. The background greenlets end. Until now the control socket was listened to: a second stop is quicker.
         self._background.kill(timeout=ENDING_TIME)
         for greenlet in self._background:
             log.error("%s does not end although it was told to", greenlet.name)
-        # 5. The server tidies up.
+        # 3. The server tidies up.
         self._tear_down()
-        # 6. The sockets send what they have, and close: start() does that, also when the server never ran.
+        # 4. The sockets send what they have, and close: start() does that, also when the server never ran.
 
     def _tear_down(self) -> None:
         seconds = self._time_left(_LEAST_CLOSING_TIME)
@@ -198,9 +205,7 @@ class DployServer:
 
     def _cancel_after(self, seconds: float) -> None:
         gevent.sleep(seconds)
-        self._loop.kill()
-        for dispatcher in self._dispatchers.values():
-            dispatcher.kill()
+        self._out_of_time.set()
 
     def _obey(self, control: ControlLink) -> None:
         while True:
@@ -220,11 +225,6 @@ class DployServer:
             self._failure = ServerFailing(f"server {self.name!r} died: {what} raised {type(error).__name__}: {error}")
             self._failure.__cause__ = error
         self.stop(0)
-
-    def _add_socket(self, name: str, socket: Socket, handler: SocketHandler | None, alias: str | None = None) -> None:
-        self.sockets.add(name, socket, alias)
-        if handler is not None:
-            self._loop.register(socket, handler)
 
 
 class Server(DployServer):
@@ -270,13 +270,13 @@ class Server(DployServer):
             socket = description.create_socket(self.context, info.uris, info.options, concurrency)
         except TransportError as error:
             raise type(error)(f"server {self.name!r}, socket {name!r}: {error}") from error
+        self.sockets.add(name, socket, description.attribute)
         if description.input_handler is None:
-            self._add_socket(name, socket, None, description.attribute)
             return
         timeout = description.timeout if info.timeout is None else info.timeout
         make = dispatcher_class(description, concurrency)
-        self._dispatchers[name] = dispatcher = make(where, self, socket, description, concurrency, timeout)
-        self._add_socket(name, socket, dispatcher, description.attribute)
+        self._dispatchers[name] = dispatcher = make(where, self, socket, description, timeout)
+        self._loop.register(socket, dispatcher, concurrency)
 
     def _run(self) -> None:
         for description in self.description.sockets.values():

@@ -8,6 +8,7 @@ from typing import Any
 import gevent
 import zmq
 import zmq.green
+from gevent.pool import Pool
 
 from ..errors import ServiceStateError
 from .receive_loop import SocketHandler
@@ -28,6 +29,8 @@ class PollLoop:
     def __init__(self, poller: zmq.Poller) -> None:
         self._poller = poller
         self._handlers: dict[Any, tuple[Any, SocketHandler]] = {}
+        self._pools: list[Pool] = []
+        self._failure: BaseException | None = None  # of a handler that ran in a pool
         self._stopping = False
         self._runner: Any = None
 
@@ -36,12 +39,15 @@ class PollLoop:
         """A poll loop with a `zmq.green.Poller`, which lets other greenlets run while it waits."""
         return cls(zmq.green.Poller())
 
-    def register(self, socket: Any, handler: SocketHandler) -> None:
+    def register(self, socket: Any, handler: SocketHandler, concurrency: int = 1) -> None:
         """Call `handler(socket)` for each poll that finds a message on the socket.
 
-        The socket may also be one of pyzmq's, or a file descriptor.
+        The socket may also be one of pyzmq's, or a file descriptor. With a `concurrency` above 1, that many handlers
+        of the socket run at once, each in a greenlet of its own; nothing is polled while all of them are busy.
         """
         pollable = socket.zmq_socket if isinstance(socket, Socket) else socket
+        if concurrency > 1:
+            handler = self._in_pool(handler, concurrency)
         self._handlers[pollable] = (socket, handler)
         self._poller.register(pollable, zmq.POLLIN)
 
@@ -62,6 +68,9 @@ class PollLoop:
         readable = ahead + [entry for entry in polled if entry not in ahead]
         for socket, handler in readable:
             handler(socket)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
         return len(readable)
 
     def run(self) -> None:
@@ -74,22 +83,51 @@ class PollLoop:
                 self.poll(_STOP_CHECK)
         except gevent.GreenletExit:
             if not self._stopping:
+                self._kill_pools(0)
                 raise
         finally:
             self._runner = None
             self._stopping = False
+            for pool in self._pools:
+                pool.join()
 
     def stop(self) -> None:
-        """Poll no more, and let `run` return once the handler that runs has returned."""
+        """Poll no more, and let `run` return once the handlers that run have returned."""
         self._stopping = True
 
-    def kill(self) -> None:
-        """Stop, and throw `GreenletExit` into the handler that still runs."""
-        self._stopping = True
+    def kill(self, timeout: float = 0.0) -> None:
+        """Stop, throw `GreenletExit` into the handlers that still run, and give them `timeout` seconds to end."""
         if self._runner is not None:
+            self._stopping = True
             gevent.get_hub().loop.run_callback(self._end, self._runner)
+        self._kill_pools(timeout)
 
     def _end(self, runner: Any) -> None:
-        """Throw into the greenlet that runs, unless `run` has returned meanwhile. Called by the hub itself."""
+        """Throw into the greenlet that runs, unless it polls no more. Called by the hub itself."""
         if runner is self._runner:
             runner.throw(gevent.GreenletExit)
+
+    def _kill_pools(self, timeout: float) -> None:
+        handlers = [greenlet for pool in self._pools for greenlet in pool]
+        gevent.killall(handlers, block=False)
+        gevent.joinall(handlers, timeout)
+
+    def _in_pool(self, handler: SocketHandler, concurrency: int) -> SocketHandler:
+        """A handler that lets this one run in a greenlet, as soon as one of `concurrency` is free."""
+        pool = Pool(concurrency)
+        self._pools.append(pool)
+
+        def handle(socket: Socket) -> None:
+            pool.spawn(self._try, handler, socket)
+            gevent.sleep(0)  # until it has received its message, which the next poll would find again
+            pool.wait_available()
+
+        return handle
+
+    def _try(self, handler: SocketHandler, socket: Socket) -> None:
+        try:
+            handler(socket)
+        except gevent.GreenletExit:
+            pass
+        except BaseException as error:  # noqa: BLE001 - run() raises it
+            self._failure = error

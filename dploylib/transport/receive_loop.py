@@ -1,11 +1,11 @@
-"""The receive loop: one greenlet a socket, which feeds that socket's messages to its handler."""
+"""The receive loop: it feeds each socket's messages to their handler, in greenlets of that socket's own."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 import gevent
 from gevent.event import Event
@@ -16,19 +16,21 @@ from .socket import Socket
 __all__ = ["Loop", "ReceiveLoop", "SocketHandler"]
 
 SocketHandler = Callable[[Socket], None]
-"""Called with a socket whenever there is a message to receive on it."""
+"""Called with a socket whenever there is a message on it, which it has to receive before it does anything else."""
 
 log = logging.getLogger(__name__)
 
 _TURN_SECONDS = 0.002
 _PAUSE = 1e-9  # more than nothing: a pause of 0 would let timers and file descriptors starve for 50 turns on end
+_LIKELY = 4  # messages in a row after which another one is likely
+_MOST_IDLE = 100  # greenlets of a socket that wait to be needed again; to make one costs 8 us
 
 
 class Loop(Protocol):
     """What `ReceiveLoop` and `PollLoop` share: what a server needs."""
 
-    def register(self, socket: Socket, handler: SocketHandler) -> None:
-        """Call `handler(socket)` whenever there is a message to receive on the socket."""
+    def register(self, socket: Socket, handler: SocketHandler, concurrency: int = 1) -> None:
+        """Call `handler(socket)` whenever there is a message to receive on the socket, up to `concurrency` at once."""
 
     def run(self) -> None:
         """Do so until `stop`, or until a handler raises: then raise that."""
@@ -36,123 +38,209 @@ class Loop(Protocol):
     def stop(self) -> None:
         """Read nothing more, and let `run` return once the handlers that run have returned."""
 
-    def kill(self) -> None:
-        """Stop, and throw `GreenletExit` into the handlers that still run."""
+    def kill(self, timeout: float = 0.0) -> None:
+        """Stop, throw `GreenletExit` into the handlers that still run, and give them `timeout` seconds to end."""
 
 
 class ReceiveLoop:
-    """Feeds sockets to their handlers, each in a greenlet of its own: a slow handler never holds up another socket.
+    """Feeds sockets to their handlers, each in greenlets of its own: a slow handler never holds up another socket.
 
     A greenlet waits only when there is nothing to read. Otherwise it reads on without switching, and lets the others
     run after 2 ms.
     """
 
     def __init__(self) -> None:
-        self._registered: list[tuple[Socket, SocketHandler]] = []
-        self._feeds: list[_Feed] = []
-        self._stopping = Event()
+        self._registered: list[tuple[Socket, SocketHandler, int]] = []
+        self._crews: list[_Crew] = []
+        self._ending = _Ending()
         self._running = False
 
-    def register(self, socket: Socket, handler: SocketHandler) -> None:
+    def register(self, socket: Socket, handler: SocketHandler, concurrency: int = 1) -> None:
         """Call `handler(socket)` whenever there is a message to receive on the socket. Works while it runs, too.
 
-        Raises `TypeError` for a socket that would block the thread.
+        Up to `concurrency` handlers of the socket run at once. Raises `TypeError` for a socket that would block the
+        thread.
         """
         if not socket.green:
             raise TypeError(f"a ReceiveLoop needs sockets of a green context (Context.new()), and {socket!r} blocks")
-        self._registered.append((socket, handler))
+        self._registered.append((socket, handler, concurrency))
         if self._running:
-            self._feed(socket, handler)
+            self._feed(socket, handler, concurrency)
 
     def run(self) -> None:
         """Feed until `stop`, or until a handler raises: then raise that."""
         if self._running:
             raise ServiceStateError("this loop runs already")
         self._running = True
-        self._feeds = []
+        self._crews = []
+        ending = self._ending
         try:
-            for socket, handler in self._registered:
-                self._feed(socket, handler)
-            self._stopping.wait()
-            self.stop()  # where a failure set the event
-            # At once: a handler of another socket may take long, and `kill` ends it.
-            failed = next((feed.failure for feed in gevent.iwait(self._feeds) if feed.failure is not None), None)
+            for registered in self._registered:
+                self._feed(*registered)
+            ending.begun.wait()
+            self.stop()  # where it began with a failure
+            ends = gevent.iwait(self._members())
+            while ending.failure is None and next(ends, None) is not None:
+                pass  # a failure is raised at once: a handler of another socket may take long
         except gevent.GreenletExit:
             self.kill()
-            gevent.joinall(self._feeds)
+            gevent.joinall(self._members())
             raise
         finally:
-            self._stopping = Event()
+            self._ending = _Ending()
             self._running = False
-        if failed is not None:
-            raise failed
+        if ending.failure is not None:
+            raise ending.failure
 
     def stop(self) -> None:
         """Read nothing more, and let `run` return once the handlers that run have returned."""
-        self._stopping.set()
-        for feed in self._feeds:
-            gevent.get_hub().loop.run_callback(feed.interrupt)
+        self._ending.begun.set()
+        for crew in self._crews:
+            gevent.get_hub().loop.run_callback(crew.dismiss)
 
-    def kill(self) -> None:
-        """Stop, and throw `GreenletExit` into the handlers that still run."""
+    def kill(self, timeout: float = 0.0) -> None:
+        """Stop, throw `GreenletExit` into the handlers that still run, and give them `timeout` seconds to end."""
         if self._running:
-            self._stopping.set()
-        gevent.killall(self._feeds, block=False)
+            self._ending.begun.set()
+        members = self._members()
+        gevent.killall(members, block=False)
+        gevent.joinall(members, timeout)
 
-    def _feed(self, socket: Socket, handler: SocketHandler) -> None:
-        feed = _Feed(socket, handler, self._stopping)
-        self._feeds.append(feed)
-        feed.start()
+    def _feed(self, socket: Socket, handler: SocketHandler, concurrency: int) -> None:
+        crew = _Crew(socket, handler, concurrency, self._ending)
+        self._crews.append(crew)
+        crew.recruit()
+
+    def _members(self) -> list[gevent.Greenlet[[], None]]:
+        return [member for crew in self._crews for member in crew.members]
 
 
-class _Feed(gevent.Greenlet):  # type: ignore[type-arg]  # generic only in the stubs
-    """The greenlet of one socket."""
+class _Ending:
+    """How one run comes to its end."""
 
-    def __init__(self, socket: Socket, handler: SocketHandler, stopping: Event) -> None:
-        super().__init__()
-        self.name = f"receive {getattr(handler, 'name', socket)}"
+    def __init__(self) -> None:
+        self.begun = Event()
         self.failure: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = error
+        self.begun.set()
+
+
+class _Crew:
+    """The greenlets of one socket.
+
+    One of them has the lead: it reads, and runs the handler itself. When its handler waits for something, another one
+    takes the lead, until `concurrency` handlers wait. So a handler that waits for nothing costs no switch, and while
+    all of them wait nothing is read.
+    """
+
+    def __init__(self, socket: Socket, handler: SocketHandler, concurrency: int, ending: _Ending) -> None:
+        self.members: set[gevent.Greenlet[[], None]] = set()
         self._socket = socket
         self._handler = handler
-        self._stopping = stopping
-        self._waiting = True  # it holds no message
+        self._concurrency = concurrency
+        self._ending = ending
+        self._name = f"receive {getattr(handler, 'name', socket)}"
+        self._leader: Any = None
+        self._leader_rests = False  # it has no message in hand
+        self._relief_is_due = False
+        self._idle: list[gevent.Greenlet[[], None]] = []
 
-    def interrupt(self) -> None:
-        """End it if it waits. Called by the hub itself: a scheduled `kill` could come when a handler runs again."""
-        if self._waiting:
-            self.throw(gevent.GreenletExit)
+    def recruit(self) -> None:
+        """Give the lead to a new greenlet."""
+        self._leader = member = gevent.Greenlet(self._work)
+        member.name = self._name
+        self.members.add(member)
+        member.start()
 
-    def _run(self) -> None:
+    def dismiss(self) -> None:
+        """End those without a message. Called by the hub: a scheduled `kill` could come when a handler runs again."""
+        if self._leader_rests:
+            self._leader.throw(gevent.GreenletExit)
+        for member in list(self._idle):
+            member.throw(gevent.GreenletExit)
+
+    def _work(self) -> None:
+        me = gevent.getcurrent()
         try:
-            self._loop()
+            self._receive(me)
         except BaseException as error:  # noqa: BLE001 - run() raises it, be it a gevent.Timeout or a SystemExit
-            if not (isinstance(error, gevent.GreenletExit) and self._stopping.is_set()):
-                self.failure = error
-            self._stopping.set()
+            if not (isinstance(error, gevent.GreenletExit) and self._ending.begun.is_set()):
+                self._ending.fail(error)
+        finally:
+            self.members.discard(me)
 
-    def _loop(self) -> None:
-        socket, handler, stopped = self._socket, self._handler, self._stopping.is_set
-        self._waiting = False
+    def _receive(self, me: Any) -> None:
+        socket, handler, stopped = self._socket, self._handler, self._ending.begun.is_set
+        alone = self._concurrency == 1
+        in_a_row = 0
         turn_ends = monotonic() + _TURN_SECONDS
         while not stopped():
-            if not socket.readable():
-                self._wait()
+            while not socket.readable(in_a_row > _LIKELY):
+                self._rest(socket.wait_for_input)
+                in_a_row = 0
                 turn_ends = monotonic() + _TURN_SECONDS
+            in_a_row += 1
+            if not (alone or self._relief_is_due):
+                self._relief_is_due = True
+                gevent.get_hub().loop.run_callback(self._relieve)
             handler(socket)
-            if monotonic() > turn_ends:  # 45 ns a message
+            if self._leader is not me:
+                if not self._may_lead_again(me):
+                    return
+                in_a_row = 0
+                turn_ends = monotonic() + _TURN_SECONDS
+            elif monotonic() > turn_ends:  # 45 ns a message
                 if stopped():
                     return
-                gevent.sleep(_PAUSE)
+                self._rest(_pause)
                 turn_ends = monotonic() + _TURN_SECONDS
 
-    def _wait(self) -> None:
-        self._waiting = True
-        while self._waiting:
+    def _rest(self, wait: Callable[[], None]) -> None:
+        """Wait for something, without a message in hand."""
+        self._leader_rests = True
+        try:
+            wait()
+        except (gevent.GreenletExit, gevent.Timeout) as stray:
+            self._ignore(stray)
+        self._leader_rests = False
+
+    def _relieve(self) -> None:
+        """Give the lead to another one if who has it waits in its handler. Called by the hub."""
+        self._relief_is_due = False
+        if self._leader_rests or self._leader is None or self._ending.begun.is_set():
+            return
+        if self._idle:
+            self._leader = self._idle.pop()
+            self._leader.switch()
+        elif len(self.members) < self._concurrency:
+            self.recruit()
+        else:
+            self._leader = None
+
+    def _may_lead_again(self, me: Any) -> bool:
+        """Take the lead if nobody has it, else wait for it; False when there is no need for another one."""
+        if self._leader is None:
+            self._leader = me
+        elif len(self._idle) >= _MOST_IDLE or self._ending.begun.is_set():
+            return False
+        else:
+            self._idle.append(me)
+        while self._leader is not me:
             try:
-                self._socket.wait_readable()
-                self._waiting = False
+                gevent.get_hub().switch()
             except (gevent.GreenletExit, gevent.Timeout) as stray:
-                if self._stopping.is_set():
-                    raise
-                # Of a handler that has returned: the next messages are none the worse.
-                log.warning("%s: ignoring a %s that came too late for its handler", self.name, type(stray).__name__)
+                self._ignore(stray)
+        return True
+
+    def _ignore(self, stray: BaseException) -> None:
+        """Pass over what was thrown at a handler that has returned: the next messages are none the worse."""
+        if self._ending.begun.is_set():
+            raise stray
+        log.warning("%s: ignoring a %s that came too late for its handler", self._name, type(stray).__name__)
+
+
+def _pause() -> None:
+    gevent.sleep(_PAUSE)

@@ -669,7 +669,7 @@ def test_killing_the_greenlet_of_a_server_ends_it_and_tells_its_callers(serve, p
 
 @both
 def test_a_handler_that_does_not_end_does_not_keep_the_server(serve, peer, concurrency, monkeypatch, caplog):
-    monkeypatch.setattr("dploylib.servers.dispatch.ENDING_TIME", 0.05)
+    monkeypatch.setattr("dploylib.servers.server.ENDING_TIME", 0.05)
     monkeypatch.setattr("dploylib.servers.server.ENDING_TIME", 0.05)
 
     class Stubborn(Waits):
@@ -694,7 +694,7 @@ def test_a_handler_that_does_not_end_does_not_keep_the_server(serve, peer, concu
 
 def test_a_concurrent_handler_that_does_not_end_is_left_behind_with_a_word(serve, peer, monkeypatch, caplog):
     """The server ends by itself: nobody has to kill it."""
-    monkeypatch.setattr("dploylib.servers.dispatch.ENDING_TIME", 0.05)
+    monkeypatch.setattr("dploylib.servers.server.ENDING_TIME", 0.05)
 
     class Stubborn(Waits):
         def request(self, socket, received):

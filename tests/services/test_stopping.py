@@ -362,7 +362,7 @@ def soon_killed(monkeypatch):
     """The patience of coordinators and servers is too long for a test."""
     monkeypatch.setattr(coordinator, "_CLOSING_TIME", 0.1)
     monkeypatch.setattr("dploylib.servers.server.ENDING_TIME", 0.05)
-    monkeypatch.setattr("dploylib.servers.dispatch.ENDING_TIME", 0.05)
+    monkeypatch.setattr("dploylib.servers.server.ENDING_TIME", 0.05)
 
 
 @both
