@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from ..errors import DeclarationError, UnknownOption, UnknownSocketType
 from ..transport import SOCKET_TYPES, Context, Sender, Socket
-from ..transport.codecs import check_declared
+from ..transport.codecs import ObjectDecoder
 from ..transport.options import Options, option_pairs, option_value, socket_type_constant
 
 __all__ = [
@@ -65,6 +65,7 @@ class SocketDescription:
         self.setup_type = setup_type
         self.input_handler = input_handler
         self.deserializer = deserializer
+        self.decoder: ObjectDecoder | None = None
         self.default_options = self._checked_options(default_options)
         self.concurrency = concurrency
         self.timeout = timeout
@@ -92,7 +93,7 @@ class SocketDescription:
             raise DeclarationError(f"{where}: timeout is a number of seconds above 0, not {self.timeout!r}")
         if self.deserializer is not None:
             try:
-                check_declared(self.deserializer)
+                self.decoder = ObjectDecoder(self.deserializer)
             except TypeError as error:
                 raise DeclarationError(f"{where}: cannot use obj={self.deserializer!r}: {error}") from error
 

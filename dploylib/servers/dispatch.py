@@ -123,7 +123,7 @@ class Dispatcher:
         self._socket = socket
         self._server = server
         self._handler = cast(InputHandler, description.input_handler)
-        self._deserializer = description.deserializer
+        self._decoder = description.decoder
         self._timeout = timeout
         self._untold: Counter[str] = Counter()  # what went wrong since the log last had a line about it
 
@@ -147,7 +147,7 @@ class Dispatcher:
 
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         """What the handler gets: the socket to answer on, and what was received. Raises `MalformedEnvelope`."""
-        return socket, ReceivedData(adopt(frames), self._deserializer)
+        return socket, ReceivedData(adopt(frames), self._decoder)
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
         """Where to answer a message that is no envelope: a socket, and request frames."""
@@ -164,11 +164,11 @@ class Dispatcher:
             else:
                 result = self._handle_in_time(channel, received)
             if result is not None:
-                problem = self._reply(channel, received, result, sent_before)
-            elif self.must_answer and channel.sent == sent_before:
-                problem = self._no_reply()
-            else:
+                self._reply(channel, received, result, sent_before)
                 return
+            if not self.must_answer or channel.sent != sent_before:
+                return
+            problem: Problem | None = self._no_reply()
         except gevent.GreenletExit as error:
             if self._server.stopping:
                 problem = problems.shutting_down(self.name)
@@ -199,17 +199,16 @@ class Dispatcher:
         finally:
             timer.close()
 
-    def _reply(self, channel: Any, received: ReceivedData, result: Any, sent_before: int) -> Problem | None:
-        """Send what a handler returned; the problem to send instead, if there is one."""
+    def _reply(self, channel: Any, received: ReceivedData, result: Any, sent_before: int) -> None:
+        """Send what a handler returned."""
         if not self.can_answer:
             kind = type(result).__name__
             self._complain("unanswerable", f"the handler of {self.name} returned {kind}, but nobody waits for a reply")
-            return None
+            return
         if self.must_answer and channel.sent != sent_before:
             raise SocketStateError("the handler has sent a reply, and then returned another one, which is dropped")
         channel.send_envelope(self._as_envelope(received.envelope, result))
         self.counts.replied += 1
-        return None
 
     def _as_envelope(self, request: Envelope, result: Any) -> Envelope:
         if isinstance(result, Problem):
@@ -308,12 +307,16 @@ class PeerDispatcher(Dispatcher):
 
     can_answer = True
 
+    def __init__(self, name: str, server: Any, socket: Socket, *settings: Any) -> None:
+        super().__init__(name, server, socket, *settings)
+        self._routing_ids = 1 if socket.socket_type == "router" else 0  # frames that the peer has not sent
+
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
-        if len(frames) == 3 and socket.socket_type == "router":
+        if len(frames) == 3 and self._routing_ids:
             raise MalformedEnvelope("2 frames after the routing id, expected an empty delimiter and 3", frames)
         envelope = adopt(frames)
-        metadata = Metadata.find(frames[:-4]) if len(frames) > 3 else None
-        return socket, ReceivedData(envelope, self._deserializer, metadata)
+        metadata = Metadata.find(frames[self._routing_ids : -4]) if len(frames) > 4 + self._routing_ids else None
+        return socket, ReceivedData(envelope, self._decoder, metadata)
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
         if b"" in frames[1:]:
@@ -329,7 +332,7 @@ class RepDispatcher(Dispatcher):
 
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         # Not the socket itself: a handler that gives it away must not answer somebody else's request later on.
-        return ReplySocket(socket, []), ReceivedData(adopt(frames), self._deserializer)
+        return ReplySocket(socket, []), ReceivedData(adopt(frames), self._decoder)
 
 
 class RoutedRepDispatcher(RepDispatcher):
@@ -345,7 +348,7 @@ class RoutedRepDispatcher(RepDispatcher):
         except MalformedEnvelope as error:
             raise MalformedEnvelope(error.reason, frames) from error.__cause__
         metadata = Metadata.find(frames[1 : body - 1]) if body > 2 else None
-        return ReplySocket(socket, frames[:body]), ReceivedData(envelope, self._deserializer, metadata)
+        return ReplySocket(socket, frames[:body]), ReceivedData(envelope, self._decoder, metadata)
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
         end = frames.index(b"", 1) if b"" in frames[1:] else 1

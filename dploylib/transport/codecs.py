@@ -17,6 +17,7 @@ __all__ = [
     "MSGPACK_MIMETYPE",
     "PROBLEM_MIMETYPE",
     "TEXT_MIMETYPE",
+    "ObjectDecoder",
     "decode_data",
     "decode_object",
     "decode_text",
@@ -30,6 +31,8 @@ BYTES_MIMETYPE = "application/octet-stream"
 JSON_MIMETYPE = "application/json"
 MSGPACK_MIMETYPE = "application/msgpack"
 PROBLEM_MIMETYPE = "application/problem+json"
+
+Decoder = msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any]
 
 _SHOWN = 1000  # what an error quotes of what a peer sent, at most
 
@@ -71,30 +74,44 @@ def decode_data(envelope: Envelope) -> Any:
 
     Raises `UnexpectedMimetype` or `UndecodableData`.
     """
-    return _decode(_decoders(envelope)(Any), envelope)
+    return _decode(_json_decoder if _is_json(envelope) else _msgpack_decoder, envelope)
 
 
 def decode_object(envelope: Envelope, declared: Any) -> Any:
     """The body of an envelope of JSON or msgpack as the object that `declared` stands for.
 
-    `declared` is anything with a method `deserialize(data)`, a msgspec Struct or dataclass type (or another type that
-    msgspec knows), or a callable that takes the data. Raises `UnexpectedMimetype`, `UndecodableData`, or `InvalidData`
-    when the body is well-formed but not such an object.
+    `declared` is what `ObjectDecoder` takes, or one of these. Raises `UnexpectedMimetype`, `UndecodableData`, or
+    `InvalidData` when the body is well-formed but not such an object.
     """
-    deserialize = _deserializer(declared)
-    if deserialize is None:
-        return _decode(_decoders(envelope)(declared), envelope)
-    data = decode_data(envelope)
-    try:
-        return deserialize(data)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise InvalidData(f"{_name(declared)} refused the body: {type(error).__name__}: {error}") from error
+    decoder = declared if isinstance(declared, ObjectDecoder) else ObjectDecoder(declared)
+    return decoder.decode(envelope)
 
 
-def check_declared(declared: Any) -> None:
-    """Raise `TypeError` unless `decode_object` can work with `declared`."""
-    if _deserializer(declared) is None:
-        msgspec.json.Decoder(declared)
+class ObjectDecoder:
+    """Makes the objects that `declared` stands for: what `decode_object` does, ready to be used for many envelopes.
+
+    `declared` is anything with a method `deserialize(data)`, a msgspec Struct or dataclass type (or another type that
+    msgspec knows), or a callable that takes the data. Raises `TypeError` for anything else.
+    """
+
+    def __init__(self, declared: Any) -> None:
+        self._name = getattr(declared, "__name__", None) or repr(declared)
+        self._deserialize = _deserializer(declared)
+        if self._deserialize is None:
+            self._json: Decoder = msgspec.json.Decoder(declared)
+            self._msgpack: Decoder = msgspec.msgpack.Decoder(declared)
+        else:
+            self._json, self._msgpack = _json_decoder, _msgpack_decoder
+
+    def decode(self, envelope: Envelope) -> Any:
+        """The object in an envelope. Raises what `decode_object` raises."""
+        data = _decode(self._json if _is_json(envelope) else self._msgpack, envelope)
+        if self._deserialize is None:
+            return data
+        try:
+            return self._deserialize(data)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise InvalidData(f"{self._name} refused the body: {type(error).__name__}: {error}") from error
 
 
 def _deserializer(declared: Any) -> Callable[[Any], Any] | None:
@@ -122,7 +139,11 @@ def _serialized(value: Any) -> Any:
 _json_encoder = msgspec.json.Encoder(enc_hook=_serialized)
 
 
-def _decode(decoder: msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any], envelope: Envelope) -> Any:
+_json_decoder = msgspec.json.Decoder()
+_msgpack_decoder = msgspec.msgpack.Decoder()
+
+
+def _decode(decoder: Decoder, envelope: Envelope) -> Any:
     try:
         return decoder.decode(envelope.data)
     except msgspec.ValidationError as error:
@@ -131,14 +152,18 @@ def _decode(decoder: msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any], e
         raise UndecodableData(f"the body is not {envelope.mimetype}: {error}") from error
 
 
-def _decoders(envelope: Envelope) -> Callable[[Any], msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any]]:
-    kind = essence(envelope.mimetype)
+def _is_json(envelope: Envelope) -> bool:
+    """Whether the body is JSON, and not msgpack. Raises `UnexpectedMimetype` when it is neither."""
+    mimetype = envelope.mimetype
+    if mimetype == JSON_MIMETYPE:
+        return True
+    kind = essence(mimetype)
     if kind == PROBLEM_MIMETYPE:  # JSON too, but an error is no answer
         raise _unexpected(envelope, JSON_MIMETYPE)
     if kind == JSON_MIMETYPE or kind.endswith("+json"):
-        return msgspec.json.Decoder
+        return True
     if kind in (MSGPACK_MIMETYPE, "application/x-msgpack", "application/vnd.msgpack"):
-        return msgspec.msgpack.Decoder
+        return False
     raise _unexpected(envelope, JSON_MIMETYPE)
 
 
@@ -152,7 +177,3 @@ def _unexpected(envelope: Envelope, expected: str) -> UnexpectedMimetype:
     if essence(envelope.mimetype) == PROBLEM_MIMETYPE:
         said = f"; it says: {envelope.data[:_SHOWN].decode(errors='replace')}"
     return UnexpectedMimetype(f"expected an envelope of {expected}, got one of {envelope.mimetype[:_SHOWN]!r}{said}")
-
-
-def _name(declared: Any) -> str:
-    return getattr(declared, "__name__", None) or repr(declared)

@@ -47,7 +47,7 @@ class Envelope:
             route = [_as_bytes(frame, "a request frame") for frame in request_frames]
             if route:
                 route.append(b"")
-        _put_frames(self, route + _parts(id, mimetype, data))
+        _put_frames(self, [*route, _encoded(id), _encoded(mimetype), _body(data)])
 
     @classmethod
     def new(
@@ -101,10 +101,14 @@ class Envelope:
 
         It keeps the id too unless one is given, and the mimetype if that is None.
         """
-        id = self.id if id is None else id
-        mimetype = self.mimetype if mimetype is None else mimetype
+        frames = self._frames[:-1]
+        if id is not None:
+            frames[-2] = _encoded(id)
+        if mimetype is not None:
+            frames[-1] = _encoded(mimetype)
+        frames.append(_body(data))
         answer = Envelope.__new__(Envelope)
-        _put_frames(answer, self._frames[:-3] + _parts(id, mimetype, data))
+        _put_frames(answer, frames)
         return answer
 
     def __eq__(self, other: object) -> bool:
@@ -158,11 +162,16 @@ def _check_utf_8(frames: list[Any]) -> None:
             raise MalformedEnvelope(f"the {name} is not UTF-8: {_cut(frame)}", frames) from error
 
 
-def _parts(id: str, mimetype: str, data: bytes | str) -> list[Any]:
-    """The last three frames."""
-    if not isinstance(id, str) or not isinstance(mimetype, str):
-        raise TypeError(f"id and mimetype of an envelope are str, not {id!r} and {mimetype!r}")
-    return [id.encode(), mimetype.encode(), data.encode() if isinstance(data, str) else _as_bytes(data, "data")]
+def _encoded(text: str) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"id and mimetype of an envelope are str, not {text!r}")
+    return text.encode()
+
+
+def _body(data: bytes | str) -> bytes:
+    if type(data) is bytes:
+        return data
+    return data.encode() if isinstance(data, str) else _as_bytes(data, "data")
 
 
 def _as_bytes(value: object, what: str) -> bytes:

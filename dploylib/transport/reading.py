@@ -37,12 +37,13 @@ _EFSM = int(zmq.EFSM)
 
 def read_message(zmq_socket: Any) -> list[Any]:
     """Read a message of any socket type."""
-    return _read_rest(zmq_socket, [])
+    return _with_rest(zmq_socket, [], _receive(zmq_socket, _DONTWAIT, False))
 
 
 def read_routed(zmq_socket: Any) -> list[Any]:
     """Read a message of a ROUTER or STREAM: behind the routing id there is always a frame (zmq_socket(3))."""
-    return _read_rest(zmq_socket, [_receive(zmq_socket, _DONTWAIT)])
+    routing_id = _receive(zmq_socket, _DONTWAIT)
+    return _with_rest(zmq_socket, [routing_id], _receive(zmq_socket, _DONTWAIT, False))
 
 
 def read_in_turn(zmq_socket: Any) -> list[Any]:
@@ -63,10 +64,6 @@ def reader_for(socket_type: str) -> Read:
     if socket_type in ("rep", "req"):
         return read_in_turn
     return read_routed if socket_type in ("router", "stream") else read_message
-
-
-def _read_rest(zmq_socket: Any, frames: list[Any]) -> list[Any]:
-    return _with_rest(zmq_socket, frames, _receive(zmq_socket, _DONTWAIT, False))
 
 
 def _with_rest(zmq_socket: Any, frames: list[Any], frame: Any) -> list[Any]:

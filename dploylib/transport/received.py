@@ -57,7 +57,11 @@ class ReceivedData:
     @property
     def text(self) -> str:
         """The body as text, whatever the mimetype. Raises `UndecodableData` when it is not UTF-8."""
-        return self._decode(to_text, self.envelope.data)
+        try:
+            return to_text(self.envelope.data)
+        except PeerError as error:
+            self.fault = error
+            raise
 
     @property
     def json(self) -> Any:

@@ -503,15 +503,16 @@ class Socket(Sender):
         if self._next is not None:
             return True
         try:
-            if not likely and not _get(self._zmq_socket, _EVENTS) & self._input_events:
-                found = False
-            else:
-                found = self._read_ahead()
+            if likely or _get(self._zmq_socket, _EVENTS) & self._input_events:
+                self._next = self._read(self._zmq_socket)
+        except zmq.Again:
+            pass
         except zmq.ZMQError as error:
             raise self._translated(error, "receive") from error
-        if not found:
-            self._waiter.wake()
-        return found
+        waiter = self._waiter
+        if waiter.receiving or waiter.sending:
+            waiter.wake()
+        return self._next is not None
 
     def wait_readable(self, timeout: float | None = None) -> bool:
         """Wait until there is a message to receive; False when `timeout` seconds passed first."""
@@ -529,11 +530,9 @@ class Socket(Sender):
         try:
             if timeout is not None and timeout <= 0:
                 raise TimeIsUp
-            self._waiter.receive(self._read_ahead, timeout)
+            self._waiter.receive(self.readable, timeout)
         except TimeIsUp:
             raise ReceiveTimeout(f"no message arrived on {self!r} within {timeout} s") from None
-        except zmq.ZMQError as error:
-            raise self._translated(error, "receive") from error
 
     def receive_frames(self, timeout: float | None = None, copy: bool = True) -> list[bytes]:
         """Receive one multipart message as the list of its frames. Raises `ReceiveTimeout` or `SocketClosed`.
@@ -574,18 +573,6 @@ class Socket(Sender):
         dataclass type. Raises `InvalidData` when the data is not such an object.
         """
         return decode_object(self.receive_envelope(timeout), handler)
-
-    def _read_ahead(self) -> bool:
-        """Read the next message, if there is one and none was read: whether `_next` has one."""
-        if self._next is None:
-            try:
-                self._next = self._read(self._zmq_socket)
-            except zmq.Again:
-                return False
-            waiter = self._waiter
-            if waiter.receiving or waiter.sending:
-                waiter.wake()
-        return True
 
     # The end -------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class Waiter(Protocol):
 
     The caller has attempted in vain, unless others wait, whom it must not overtake. `receiving` and `sending` count who
     is in here. `timeout` is in seconds, None for ever; when it passes, `TimeIsUp` is raised and no attempt has
-    succeeded. An attempt must not `wake` when it returns False.
+    succeeded.
     """
 
     receiving: int

@@ -170,19 +170,19 @@ def test_data_of_another_mimetype_is_refused():
     ],
 )
 def test_an_object_is_made_of_what_was_declared(declared, data, expected):
-    codecs.check_declared(declared)
+    codecs.ObjectDecoder(declared)
     assert codecs.decode_object(of_json(data), declared) == expected
 
 
 def test_an_object_with_a_method_deserialize_makes_it():
-    codecs.check_declared(Job)
+    codecs.ObjectDecoder(Job)
     assert codecs.decode_object(of_json({"name": "j"}), Job).name == "j"
 
 
 @pytest.mark.parametrize("declared", [3, "str", object()])
 def test_what_can_make_no_object_is_refused_when_declared(declared):
     with pytest.raises(TypeError):
-        codecs.check_declared(declared)
+        codecs.ObjectDecoder(declared)
 
 
 def test_invalid_data_has_the_path_to_the_value():

@@ -10,9 +10,11 @@ import gevent
 import gevent.monkey
 import pytest
 import zmq
+import zmq.green
 
-from dploylib.errors import ReceiveTimeout, SendTimeout, Unroutable
-from dploylib.transport import ReceiveLoop
+from dploylib.errors import ReceiveTimeout, SendTimeout, SocketClosed, Unroutable
+from dploylib.transport import ReceiveLoop, Socket
+from dploylib.transport import waiting as waiting_module
 from dploylib.transport.waiting import GreenWaiter
 
 MOST_SECONDS_BETWEEN_MESSAGES = 1.0  # the issue's figure; an edge that is lost costs up to 11.6
@@ -327,3 +329,62 @@ def test_binding_and_connecting_take_no_message_from_a_reader(pairs, spawn, ends
         number += 1
         getattr(ours, attach)(f"inproc://other-{number}")
     ends(reading)
+
+
+# What else there is to waiting ---------------------------------------------------------------------------------
+
+
+def test_an_event_that_somebody_took_away_costs_seconds_and_not_for_ever(context, spawn, monkeypatch):
+    """A look at the events behind our back: pyzmq's own methods, on the socket that we wrap (pyzmq #199)."""
+    monkeypatch.setattr(waiting_module, "_DISTRUST", 0.05)
+    ours = context.socket("dealer")
+    peer = context.socket("dealer", {"linger": 0})
+    ours.bind("inproc://behind")
+    peer.connect("inproc://behind")
+    assert not ours.readable()
+    reading = waiting(spawn, ours.receive_frames)
+    peer.send_frames([b"for the reader"])
+    assert edge(ours)
+    zmq.Socket.get(ours.zmq_socket, zmq.EVENTS)
+    assert not edge(ours)
+    assert reading.get(timeout=10) == [b"for the reader"]
+
+
+def test_who_uses_the_pyzmq_socket_itself_is_told_of_its_events(pairs, spawn):
+    ours, peer = pairs(sndhwm=1)
+    reading = waiting(spawn, ours.zmq_socket.recv)
+    peer.send_frames([b"for the reader"])
+    assert reading.get(timeout=5) == b"for the reader"
+    fill(ours)
+    sending = waiting(spawn, ours.zmq_socket.send, b"waits")
+    for _ in range(2):
+        peer.receive_frames(timeout=5)
+    sending.get(timeout=5)
+    assert peer.receive_frames(timeout=5) == [b"waits"]
+
+
+def test_who_closes_the_pyzmq_socket_itself_wakes_those_who_wait(context, spawn):
+    socket = context.socket("pair")
+    sleeping = [waiting(spawn, socket.receive_frames), waiting(spawn, socket.send_frames, [b"x"])]
+    socket.zmq_socket.close()
+    for greenlet in sleeping:
+        with pytest.raises(SocketClosed):
+            greenlet.get(timeout=5)
+
+
+def test_two_wrappers_of_one_socket_know_of_each_other(pairs, spawn):
+    ours, peer = pairs()
+    twin = Socket(ours.zmq_socket, ours.context)
+    reading = [waiting(spawn, wrapper.receive_frames) for wrapper in (ours, twin)]
+    for number in range(2):
+        peer.send_frames([b"%d" % number])
+    assert [greenlet.get(timeout=5) for greenlet in reading] == [[b"0"], [b"1"]]
+
+
+@pytest.mark.parametrize("kind", [zmq.green.Context, zmq.Context])
+def test_a_socket_that_was_closed_cannot_be_wrapped(kind):
+    with kind() as zmq_context:
+        zmq_socket = zmq_context.socket(zmq.PAIR)
+        zmq_socket.close()
+        with pytest.raises(SocketClosed, match="cannot wrap"):
+            Socket(zmq_socket, zmq_context)

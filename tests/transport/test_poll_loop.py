@@ -256,3 +256,69 @@ def test_a_poll_takes_no_room_from_a_sender_that_waits(connected, spawn):
         peer.receive_text(timeout=0)
     assert loop.poll(timeout=0) == 0  # it reads the events, which the sender waits for
     sending.get(timeout=5)
+
+
+# Several handlers at once --------------------------------------------------------------------------------------
+
+
+class Waits:
+    def __init__(self):
+        self.go_on = Event()
+        self.started, self.finished, self.ended = [], [], []
+
+    def __call__(self, socket):
+        text = socket.receive_text()
+        self.started.append(text)
+        try:
+            self.go_on.wait()
+        except gevent.GreenletExit:
+            self.ended.append(text)
+            raise
+        if text == "fail":
+            raise ValueError("mine")
+        self.finished.append(text)
+
+
+@pytest.fixture
+def serve(pipe, spawn):
+    def serve(handler, *messages):
+        pull, push = pipe()
+        loop = PollLoop.new()
+        loop.register(pull, handler, concurrency=2)
+        for text in messages:
+            push.send_text(text)
+        return loop, pull, spawn(loop.run)
+
+    return serve
+
+
+def test_as_many_handlers_run_at_once_as_it_is_told_and_a_stop_waits_for_them(serve, wait_for):
+    handler = Waits()
+    loop, pull, running = serve(handler, "a", "b", "c")
+    wait_for(lambda: len(handler.started) == 2)
+    gevent.sleep(0.01)
+    assert handler.started == ["a", "b"]
+    loop.stop()
+    running.join(timeout=0.2)
+    assert not running.dead
+    handler.go_on.set()
+    running.get(timeout=10)
+    assert "c" in (*handler.finished, *(pull.receive_text() if pull.readable() else ()))
+    assert handler.finished[:2] == ["a", "b"]
+
+
+def test_a_kill_ends_them_all(serve, wait_for):
+    handler = Waits()
+    loop, _, running = serve(handler, "a", "b")
+    wait_for(lambda: len(handler.started) == 2)
+    loop.kill(timeout=10)
+    assert sorted(handler.ended) == ["a", "b"]
+    running.get(timeout=10)
+
+
+def test_what_one_of_them_raises_comes_out_of_run(serve, wait_for):
+    handler = Waits()
+    handler.go_on.set()
+    _, _, running = serve(handler, "fail")
+    with pytest.raises(ValueError, match="mine"):
+        running.get(timeout=10)

@@ -315,6 +315,201 @@ def test_a_kill_or_timeout_that_comes_after_its_handler_ends_nothing(pipe, loop,
     running.get(timeout=10)
 
 
+# Several handlers at once --------------------------------------------------------------------------------------
+
+
+class Crew:
+    """A handler that waits when its message says so, and what it saw."""
+
+    def __init__(self):
+        self.go_on = Event()
+        self.started, self.finished = [], []
+        self.greenlets = set()
+        self.ended = []
+
+    def __call__(self, socket):
+        text = socket.receive_text()
+        self.started.append(text)
+        self.greenlets.add(gevent.getcurrent())
+        try:
+            if text.startswith("wait"):
+                self.go_on.wait()
+        except gevent.GreenletExit:
+            self.ended.append(text)
+            raise
+        self.finished.append(text)
+
+    @property
+    def alive(self):
+        return sum(not greenlet.dead for greenlet in self.greenlets)
+
+
+@pytest.fixture
+def crew():
+    return Crew()
+
+
+@pytest.fixture
+def serve(pipe, loop, spawn):
+    """Register a handler for some messages that are there already, let the loop run, and return the PUSH and the run."""
+
+    def serve(handler, concurrency, *messages):
+        pull, push = pipe()
+        for text in messages:
+            push.send_text(text)
+        loop.register(pull, handler, concurrency)
+        return pull, push, spawn(loop.run)
+
+    return serve
+
+
+def test_handlers_that_wait_for_nothing_all_run_in_one_greenlet(serve, loop, crew, wait_for):
+    numbers = [str(number) for number in range(3000)]
+    serve(crew, 100, *numbers)
+    wait_for(lambda: len(crew.finished) == 3000)
+    assert crew.finished == numbers
+    assert len(crew.greenlets) == 1
+    loop.stop()
+
+
+def test_others_read_on_while_handlers_wait_and_nobody_when_all_of_them_do(serve, crew, wait_for):
+    pull, push, _ = serve(crew, 3, "wait 1", "a", "wait 2", "b", "wait 3", "c")
+    wait_for(lambda: "wait 3" in crew.started)
+    gevent.sleep(0.01)  # were "c" to be read, it would be now
+    assert crew.started == ["wait 1", "a", "wait 2", "b", "wait 3"]
+    assert crew.finished == ["a", "b"]
+    assert len(crew.greenlets) == 3
+    crew.go_on.set()
+    wait_for(lambda: "c" in crew.finished)
+    push.send_text("d")
+    wait_for(lambda: "d" in crew.finished)
+    assert len(crew.greenlets) == 3
+
+
+def test_the_greenlets_are_used_again_and_some_are_kept(serve, crew, wait_for, monkeypatch):
+    monkeypatch.setattr("dploylib.transport.receive_loop._MOST_IDLE", 3)
+    pull, push, running = serve(crew, 10, *(f"wait {number}" for number in range(10)))
+    wait_for(lambda: len(crew.started) == 10)
+    assert crew.alive == 10
+    crew.go_on.set()
+    wait_for(lambda: len(crew.finished) == 10)
+    wait_for(lambda: crew.alive == 4)  # one that reads, and three for later
+    crew.go_on.clear()
+    for number in range(4):
+        push.send_text(f"wait again {number}")
+    wait_for(lambda: len(crew.started) == 14)
+    assert len(crew.greenlets) == 10
+    crew.go_on.set()
+
+
+def test_a_backlog_for_several_handlers_is_drained_while_others_run(serve, crew, spawn, wait_for):
+    ticks = []
+
+    def tick():
+        while True:
+            ticks.append(len(crew.finished))
+            gevent.sleep(0.001)
+
+    serve(crew, 10, *("x" for _ in range(20_000)))
+    spawn(tick)
+    wait_for(lambda: len(crew.finished) == 20_000)
+    assert len(ticks) > 5
+    assert max(after - before for before, after in itertools.pairwise(ticks)) < 10_000
+
+
+def test_a_stop_lets_all_handlers_finish_and_ends_the_others(serve, loop, crew, wait_for):
+    pull, push, running = serve(crew, 5, "wait 1", "wait 2", "a", "b", "wait 3")
+    wait_for(lambda: "wait 3" in crew.started)
+    loop.stop()
+    push.send_text("too late")
+    running.join(timeout=0.01)
+    assert not running.dead
+    crew.go_on.set()
+    running.get(timeout=10)
+    assert sorted(crew.finished) == ["a", "b", "wait 1", "wait 2", "wait 3"]
+    assert crew.alive == 0
+    assert rest_of(pull) == ["too late"]
+
+
+def test_a_stop_while_all_wait_reads_nothing_more(serve, loop, crew, wait_for):
+    pull, push, running = serve(crew, 2, "wait 1", "wait 2", "left")
+    wait_for(lambda: len(crew.started) == 2)
+    loop.stop()
+    crew.go_on.set()
+    running.get(timeout=10)
+    assert rest_of(pull) == ["left"]
+
+
+def test_a_kill_ends_all_handlers_and_waits_for_that(serve, loop, crew, wait_for):
+    _, _, running = serve(crew, 4, "wait 1", "wait 2", "a")
+    wait_for(lambda: crew.finished == ["a"])
+    loop.kill(timeout=10)
+    assert sorted(crew.ended) == ["wait 1", "wait 2"]
+    running.get(timeout=10)
+    assert crew.alive == 0
+
+
+def test_a_failure_of_one_of_several_handlers_comes_out_of_run_at_once(serve, crew, wait_for):
+    def handle(socket):
+        crew(socket)
+        if crew.finished[-1:] == ["fail"]:
+            raise ValueError("mine")
+
+    pull, push, running = serve(handle, 5, "wait 1", "wait 2", "a")
+    wait_for(lambda: crew.finished == ["a"])
+    push.send_text("fail")
+    with pytest.raises(ValueError, match="mine"):
+        running.get(timeout=10)
+    assert len(crew.started) == 4
+    crew.go_on.set()
+    wait_for(lambda: crew.alive == 0)
+
+
+def test_what_is_thrown_at_an_idle_greenlet_ends_nothing(serve, loop, crew, wait_for, caplog):
+    def handle(socket):
+        crew(socket)
+        if "wait" in crew.finished[-1]:
+            gevent.Timeout(0.001).start()  # which comes when the handler has returned
+
+    _, push, running = serve(handle, 5, *(f"wait {number}" for number in range(5)))
+    wait_for(lambda: len(crew.started) == 5)
+    crew.go_on.set()
+    wait_for(lambda: len(caplog.records) == 5)
+    assert "came too late for its handler" in caplog.text
+    crew.go_on.clear()
+    for number in range(5):
+        push.send_text(f"wait again {number}")
+    wait_for(lambda: len(crew.started) == 10)
+    assert len(crew.greenlets) == 5
+    loop.kill()
+    running.get(timeout=10)
+
+
+def test_many_handlers_that_wait_now_and_then_handle_each_message_once(serve, loop, wait_for):
+    seen, running_now, most = [], 0, 0
+
+    def handle(socket):
+        nonlocal running_now, most
+        number = int(socket.receive_text())
+        running_now += 1
+        most = max(most, running_now)
+        if number % 3:
+            gevent.sleep((number % 5) / 10_000)
+        running_now -= 1
+        seen.append(number)
+
+    _, push, running = serve(handle, 8, *map(str, range(3000)))
+    for number in range(3000, 6000):
+        push.send_text(str(number))
+        if number % 7 == 0:
+            gevent.sleep(0)
+    wait_for(lambda: len(seen) == 6000)
+    assert sorted(seen) == list(range(6000))
+    assert most == 8
+    loop.stop()
+    running.get(timeout=10)
+
+
 # Failing -------------------------------------------------------------------------------------------------------
 
 
