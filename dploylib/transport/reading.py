@@ -33,6 +33,7 @@ _receive: Callable[..., Any] = _CSocket.recv
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _EFSM = int(zmq.EFSM)
+_MOST = range(MAX_FRAMES + 1)
 
 
 def read_message(zmq_socket: Any) -> list[Any]:
@@ -68,9 +69,12 @@ def reader_for(socket_type: str) -> Read:
 
 def _with_rest(zmq_socket: Any, frames: list[Any], frame: Any) -> list[Any]:
     """These frames, this one that was read behind them, and those that follow it."""
-    while frame.more:
-        if len(frames) <= MAX_FRAMES:
-            frames.append(frame.bytes)
+    for _ in _MOST:
+        if not frame.more:
+            frames.append(frame.bytes if len(frame) < LARGE else frame)
+            return frames
+        frames.append(frame.bytes)
         frame = _receive(zmq_socket, _DONTWAIT, False)
-    frames.append(frame.bytes if len(frame) < LARGE else frame)
+    while frame.more:
+        frame = _receive(zmq_socket, _DONTWAIT, False)
     return frames

@@ -20,7 +20,7 @@ from dploylib.transport import socket as transport_socket
 MESSAGES = 500
 BODY = b"x" * 64
 IN_VAIN = 1  # the attempt after the last message
-LOOKS = 20  # for the first few messages, where it is not known yet that there are many, and while there is nothing to do
+LOOKS = 20  # for the first few messages, where it is not known yet that there are many, and when all are handled
 
 
 class Item(msgspec.Struct):
@@ -126,8 +126,8 @@ COSTS = {
     #
     # A REP refuses to read beyond the end of a request, so that only the third frame has to be asked whether it is the
     # last one. Functions, in their order: readable, read_in_turn, _with_rest; __call__, receive_frames, _open, adopt,
-    # and the constructors of ReplySocket and ReceivedData; _serve, the handler (not counted), send_envelope, send_frames
-    # of the reply and of the socket, _send_now.
+    # the constructors of ReplySocket and ReceivedData; _serve, the handler (not counted), send_envelope, send_frames of
+    # the reply and of the socket, _send_now.
     "rep": ("dealer", TEXT, 2, 1, 3, 14),
     # Besides: text, to_text and data of what was received; _reply, _as_envelope, encode, response_envelope, _encoded,
     # _body, and what sends an Envelope.

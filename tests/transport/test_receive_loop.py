@@ -351,7 +351,7 @@ def crew():
 
 @pytest.fixture
 def serve(pipe, loop, spawn):
-    """Register a handler for some messages that are there already, let the loop run, and return the PUSH and the run."""
+    """Register a handler for some messages that are there already, and let the loop run."""
 
     def serve(handler, concurrency, *messages):
         pull, push = pipe()
@@ -373,7 +373,7 @@ def test_handlers_that_wait_for_nothing_all_run_in_one_greenlet(serve, loop, cre
 
 
 def test_others_read_on_while_handlers_wait_and_nobody_when_all_of_them_do(serve, crew, wait_for):
-    pull, push, _ = serve(crew, 3, "wait 1", "a", "wait 2", "b", "wait 3", "c")
+    _, push, _ = serve(crew, 3, "wait 1", "a", "wait 2", "b", "wait 3", "c")
     wait_for(lambda: "wait 3" in crew.started)
     gevent.sleep(0.01)  # were "c" to be read, it would be now
     assert crew.started == ["wait 1", "a", "wait 2", "b", "wait 3"]
@@ -388,7 +388,7 @@ def test_others_read_on_while_handlers_wait_and_nobody_when_all_of_them_do(serve
 
 def test_the_greenlets_are_used_again_and_some_are_kept(serve, crew, wait_for, monkeypatch):
     monkeypatch.setattr("dploylib.transport.receive_loop._MOST_IDLE", 3)
-    pull, push, running = serve(crew, 10, *(f"wait {number}" for number in range(10)))
+    _, push, _ = serve(crew, 10, *(f"wait {number}" for number in range(10)))
     wait_for(lambda: len(crew.started) == 10)
     assert crew.alive == 10
     crew.go_on.set()
@@ -432,7 +432,7 @@ def test_a_stop_lets_all_handlers_finish_and_ends_the_others(serve, loop, crew, 
 
 
 def test_a_stop_while_all_wait_reads_nothing_more(serve, loop, crew, wait_for):
-    pull, push, running = serve(crew, 2, "wait 1", "wait 2", "left")
+    pull, _, running = serve(crew, 2, "wait 1", "wait 2", "left")
     wait_for(lambda: len(crew.started) == 2)
     loop.stop()
     crew.go_on.set()
@@ -455,7 +455,7 @@ def test_a_failure_of_one_of_several_handlers_comes_out_of_run_at_once(serve, cr
         if crew.finished[-1:] == ["fail"]:
             raise ValueError("mine")
 
-    pull, push, running = serve(handle, 5, "wait 1", "wait 2", "a")
+    _, push, running = serve(handle, 5, "wait 1", "wait 2", "a")
     wait_for(lambda: crew.finished == ["a"])
     push.send_text("fail")
     with pytest.raises(ValueError, match="mine"):

@@ -1,0 +1,1 @@
+"""Measures dploylib beside hand-written loops and other libraries. See README.md."""

@@ -1,0 +1,152 @@
+"""The full stack of dploylib: a service, its configuration in YAML, servers as classes, handlers."""
+
+from __future__ import annotations
+
+import gevent
+
+from benchmarks.servers import common
+from dploylib import Envelope, Server, Service, bind, bind_in, every
+
+
+def serve(server_class, servers=1, concurrency=None, rcvhwm=0):
+    """Run a service of such servers, whose sockets are bound to any free port."""
+    socket = f"uri: '{common.ANY_PORT}', options: {{sndhwm: 0, rcvhwm: {rcvhwm}}}"
+    if concurrency is not None:
+        socket += f", concurrency: {concurrency}"
+    names = [f"bench{number}" for number in range(servers)]
+    lines = ["servers:"]
+    with Service() as service:
+        for name in names:
+            service.add_server(name, server_class)
+            lines += [f"  {name}:", *(f"    {one}: {{{socket}}}" for one in server_class.description.socket_names)]
+        service.start(config_string="\n".join(lines))
+        endpoints = [service.endpoints[name][one] for name in names for one in server_class.description.socket_names]
+        common.announce(*endpoints)
+        service.wait()
+
+
+def echo(arguments):
+    """Send back what comes."""
+
+    def by_send_envelope(self, socket, received):
+        socket.send_envelope(received)
+
+    def by_return(self, socket, received):
+        return received.text
+
+    handlers = {"send_envelope": by_send_envelope, "return": by_return}
+
+    class EchoServer(Server):
+        answer = bind_in("request", arguments.role)(handlers[arguments.handler])
+
+    serve(EchoServer, concurrency=arguments.concurrency)
+
+
+def pull(arguments):
+    """Count what comes."""
+
+    class Sink(Server):
+        def setup(self):
+            self.left = arguments.count
+
+        @bind_in("messages", "pull")
+        def note(self, socket, received):
+            self.left -= 1
+            if not self.left:
+                self.left = arguments.count
+                common.done()
+
+    serve(Sink, rcvhwm=arguments.rcvhwm)
+
+
+def pub(arguments):
+    """Publish what comes, or a batch."""
+
+    class Publisher(Server):
+        out = bind("out", "pub")
+
+        @bind_in("that", "pull")
+        def publish(self, socket, received):
+            if received.data == common.BURST:
+                for _ in range(arguments.count):
+                    self.sockets.out.send_envelope(Envelope.new("text/plain", common.BODY))
+            else:
+                self.sockets.out.send_envelope(received)
+
+    serve(Publisher)
+
+
+def objects(arguments):
+    """Answer a JSON object with the same object, newly encoded."""
+    from benchmarks.servers.articles import Article
+
+    class Shop(Server):
+        @bind_in("request", "rep", obj=Article)
+        def answer(self, socket, received):
+            return received.obj
+
+    serve(Shop)
+
+
+def waiting(arguments):
+    """Answer each request after a second."""
+
+    class Slow(Server):
+        @bind_in("request", "rep")
+        def answer(self, socket, received):
+            gevent.sleep(common.WAIT_SECONDS)
+            return received.text
+
+    serve(Slow, concurrency=arguments.concurrency)
+
+
+def backlog(arguments):
+    """Block at the first message, and work off the others beside a method that ticks."""
+
+    class Sink(Server):
+        def setup(self):
+            self.left = 0
+            self.gap = common.Gap()
+
+        @every(common.TICK_SECONDS)
+        def tick(self):
+            self.gap.tick()
+
+        @bind_in("messages", "pull")
+        def note(self, socket, received):
+            if not self.left:
+                common.block()
+                self.gap.reset()
+                self.left = arguments.count
+                return
+            self.left -= 1
+            if not self.left:
+                self.gap.tick()
+                common.done(self.gap.longest)
+
+    serve(Sink)
+
+
+def idle(arguments):
+    """Wait at many sockets."""
+
+    def drop(self, socket, received):
+        pass
+
+    sockets = {f"socket{number}": bind_in(f"socket{number}", "pull")(drop) for number in range(arguments.sockets)}
+    serve(type("Idle", (Server,), sockets), servers=arguments.servers)
+
+
+ROLES = {
+    "rep": echo,
+    "router": echo,
+    "pull": pull,
+    "pub": pub,
+    "json": objects,
+    "waiting": waiting,
+    "backlog": backlog,
+    "idle": idle,
+}
+
+if __name__ == "__main__":
+    common.play(ROLES)
