@@ -65,6 +65,14 @@ LOOPS = (SEND, PYZMQ, GREEN, ASYNCIO)
 
 IDLE = (SEND, GREEN, ASYNCIO)
 
+CHOICES = (
+    SEND,
+    RETURN,
+    Contender("return, timeout=5", "dploylib_", ("--handler", "return", "--timeout", "5")),
+    MANY,
+    Contender("each one waits", "dploylib_", ("--handler", "wait", "--concurrency", "100")),
+)
+
 IN_JSON = (
     SEND,
     Contender("pyzmq, msgspec", "pyzmq_", ("--handler", "msgspec")),
@@ -101,6 +109,7 @@ CASES = (
         )
         for size, unit, octets, n in ((1, "KB", 1 << 10, 100), (64, "KB", 1 << 10, 10), (1, "MB", 1 << 20, 4))
     ),
+    Case("choices", "REP echo, 64 B, 100 outstanding", "echo", CHOICES, role="rep", outstanding=100),
     Case("json", "JSON in and out on REP, 100 outstanding", "echo", IN_JSON, role="json", json=True, outstanding=100),
     Case("clients", "REP echo, 64 B, 1,000 connections, 1 outstanding", "echo", ON_REP, role="rep", connections=1000),
     Case("pull", "PULL sink, 64 B", "pull", LOOPS, role="pull", count=100_000, rcvhwm=1000),

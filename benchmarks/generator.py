@@ -63,10 +63,10 @@ def echo(load: Load) -> dict[str, Any]:
 
 
 def run_for(seconds: float, turns: Iterator[int]) -> int:
-    """Take turns for so long, and return how many replies came."""
+    """Take turns for so long, and until a reply has come. Return how many came."""
     until = time.perf_counter() + seconds
     replies = 0
-    while time.perf_counter() < until:
+    while time.perf_counter() < until or not replies:
         replies += next(turns)
     return replies
 

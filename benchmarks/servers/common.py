@@ -44,6 +44,7 @@ def play(roles: Mapping[str, Callable[[argparse.Namespace], Any]]) -> Any:
     )
     parser.add_argument("--handler", default="send_envelope", help="how to handle a message")
     parser.add_argument("--concurrency", type=int, default=1, help="handlers at once")
+    parser.add_argument("--timeout", type=float, help="seconds that a handler may take")
     parser.add_argument("--servers", type=int, default=1, help="servers in the service")
     parser.add_argument("--sockets", type=int, default=1, help="sockets in a server")
     arguments = parser.parse_args()

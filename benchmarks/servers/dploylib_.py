@@ -8,11 +8,13 @@ from benchmarks.servers import common
 from dploylib import Envelope, Server, Service, bind, bind_in, every
 
 
-def serve(server_class, servers=1, concurrency=None, rcvhwm=0):
+def serve(server_class, servers=1, concurrency=None, timeout=None, rcvhwm=0):
     """Run a service of such servers, whose sockets are bound to any free port."""
     socket = f"uri: '{common.ANY_PORT}', options: {{sndhwm: 0, rcvhwm: {rcvhwm}}}"
     if concurrency is not None:
         socket += f", concurrency: {concurrency}"
+    if timeout is not None:
+        socket += f", timeout: {timeout}"
     names = [f"bench{number}" for number in range(servers)]
     lines = ["servers:"]
     with Service() as service:
@@ -34,12 +36,16 @@ def echo(arguments):
     def by_return(self, socket, received):
         return received.text
 
-    handlers = {"send_envelope": by_send_envelope, "return": by_return}
+    def after_a_wait(self, socket, received):
+        gevent.sleep(0)
+        return received.text
+
+    handlers = {"send_envelope": by_send_envelope, "return": by_return, "wait": after_a_wait}
 
     class EchoServer(Server):
         answer = bind_in("request", arguments.role)(handlers[arguments.handler])
 
-    serve(EchoServer, concurrency=arguments.concurrency)
+    serve(EchoServer, concurrency=arguments.concurrency, timeout=arguments.timeout)
 
 
 def pull(arguments):

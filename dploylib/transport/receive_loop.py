@@ -222,18 +222,19 @@ class _Crew:
 
     def _may_lead_again(self, me: Any) -> bool:
         """Take the lead if nobody has it, else wait for it; False when there is no need for another one."""
-        if self._leader is None:
-            self._leader = me
-        elif len(self._idle) >= _MOST_IDLE or self._ending.begun.is_set():
-            return False
-        else:
+        while True:
+            if self._leader is None:
+                self._leader = me
+            if self._leader is me:
+                return True
+            if len(self._idle) >= _MOST_IDLE or self._ending.begun.is_set():
+                return False
             self._idle.append(me)
-        while self._leader is not me:
             try:
                 gevent.get_hub().switch()
             except (gevent.GreenletExit, gevent.Timeout) as stray:
+                self._idle.remove(me)
                 self._ignore(stray)
-        return True
 
     def _ignore(self, stray: BaseException) -> None:
         """Pass over what was thrown at a handler that has returned: the next messages are none the worse."""
