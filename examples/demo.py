@@ -30,8 +30,8 @@ class ShowingSocket(Socket):
         super().send_frames(frames, timeout)
         show("client -> service", frames)
 
-    def receive_frames(self, timeout=None):
-        frames = super().receive_frames(timeout)
+    def receive_frames(self, timeout=None, copy=True):
+        frames = super().receive_frames(timeout, copy)
         show("service -> client", frames)
         return frames
 
