@@ -239,7 +239,7 @@ class _Crew:
     def _ignore(self, stray: BaseException) -> None:
         """Pass over what was thrown at a handler that has returned: the next messages are none the worse."""
         if self._ending.begun.is_set():
-            raise stray
+            raise gevent.GreenletExit from stray  # there are no next messages
         log.warning("%s: ignoring a %s that came too late for its handler", self._name, type(stray).__name__)
 
 

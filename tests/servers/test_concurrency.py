@@ -1,6 +1,8 @@
 """Several handlers at once: never more than declared, all of them answered, and bounded in time."""
 
 import logging
+import random
+from collections import Counter
 
 import gevent
 import pytest
@@ -422,3 +424,103 @@ def test_a_router_may_answer_with_more_than_a_queue_takes(serve, peer):
     client = peer("dealer", server.endpoints["request"][0])
     client.send(b"", b"", b"m", b"b")
     assert [client.receive()[-1] for _ in range(5000)] == [b"%d" % number for number in range(5000)]
+
+
+# Whatever handlers do --------------------------------------------------------------------------------------------
+
+
+class Unruly(Server):
+    """Its handlers do one of many things, in an order that is the same for each run."""
+
+    def setup(self):
+        self.random = random.Random(1)
+        self.running = self.most = 0
+        self.begun = Counter()
+
+    @bind_in("request", "rep", options={"sndhwm": 0})
+    def request(self, socket, received):
+        self.begun[received.text] += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            return self.random.choice(self.WAYS)(self, socket, received)
+        finally:
+            self.running -= 1
+
+    def send(self, socket, received):
+        socket.send_text("sent")
+
+    def send_twice(self, socket, received):
+        socket.send_text("sent")
+        socket.send_text("sent again")
+
+    def send_and_return(self, socket, received):
+        socket.send_text("sent")
+        return "returned too"
+
+    def fail(self, socket, received):
+        raise ValueError
+
+    def leave(self, socket, received):
+        raise SystemExit(3)
+
+    def wait(self, socket, received):
+        gevent.sleep(self.random.random() / 2000)
+        return "waited"
+
+    def give_way(self, socket, received):
+        gevent.sleep(0)
+        return "gave way"
+
+    def leave_a_timeout_behind(self, socket, received):
+        gevent.Timeout(self.random.random() / 1000).start()
+        gevent.sleep(self.random.choice([0, 0.0005]))
+        return "in time"
+
+    def end_itself(self, socket, received):
+        gevent.getcurrent().kill()
+
+    def be_killed_soon(self, socket, received):
+        gevent.spawn_later(self.random.random() / 1000, gevent.getcurrent().kill, block=False)
+        gevent.sleep(self.random.choice([0, 0.0005]))
+        return "alive"
+
+    WAYS = (
+        lambda self, socket, received: received.text,
+        lambda self, socket, received: None,
+        *(send, send_twice, send_and_return, fail, leave, wait, give_way, leave_a_timeout_behind, end_itself),
+        be_killed_soon,
+    )
+
+
+@pytest.mark.usefixtures("leak_check")
+@pytest.mark.parametrize("concurrency", [1, 2, 30])
+@pytest.mark.parametrize("stop_at", [None, 700])
+def test_each_request_is_handled_once_and_answered_once_whatever_handlers_do(
+    serve, peer, wait_until, concurrency, stop_at
+):
+    server = serve(Unruly, request={"concurrency": concurrency})
+    counts, clients, each = server.counts["request"], 4, 400
+    replies = Counter()
+
+    def call(client):
+        for number in range(each):
+            client.send(b"%d" % number, b"", b"", b"text/plain", b"%d of %d" % (number, id(client)))
+            if number % 20 == 0:
+                gevent.sleep(0)
+
+    def hear(client):
+        while True:
+            replies[id(client), client.zmq_socket.recv_multipart()[0]] += 1
+
+    peers = [peer("dealer", server.endpoints["request"][0]) for _ in range(clients)]
+    greenlets = [gevent.spawn(work, client) for client in peers for work in (call, hear)]
+    try:
+        wait_until(lambda: counts.received >= (stop_at or clients * each))
+        if stop_at:
+            serve.stop(server)
+        wait_until(lambda: sum(replies.values()) == counts.received)
+    finally:
+        gevent.killall(greenlets)
+    assert counts.handled == counts.received == len(replies) == len(server.begun)
+    assert server.most <= concurrency

@@ -485,6 +485,22 @@ def test_what_is_thrown_at_an_idle_greenlet_ends_nothing(serve, loop, crew, wait
     running.get(timeout=10)
 
 
+@pytest.mark.parametrize("stray", [gevent.Timeout, gevent.GreenletExit])
+@pytest.mark.parametrize("waiting", [0, 2])
+def test_what_is_thrown_at_a_greenlet_without_a_message_while_it_stops_is_no_failure(
+    serve, loop, crew, wait_for, stray, waiting
+):
+    _, _, running = serve(crew, 5, "a", *(f"wait {number}" for number in range(waiting)))
+    wait_for(lambda: len(crew.started) == 1 + waiting)
+    crew.go_on.set()
+    wait_for(lambda: len(crew.finished) == 1 + waiting)
+    for greenlet in crew.greenlets:  # one reads, the others are idle
+        gevent.get_hub().loop.run_callback(greenlet.throw, stray())
+    loop.stop()
+    running.get(timeout=10)
+    assert crew.alive == 0
+
+
 def test_many_handlers_that_wait_now_and_then_handle_each_message_once(serve, loop, wait_for):
     seen, running_now, most = [], 0, 0
 
