@@ -57,13 +57,14 @@ class PeerError(DployError):
 class MalformedEnvelope(PeerError, ValueError):
     """A multipart message is not an envelope.
 
-    `reason` says what is wrong with it; `frames` carries the frames as they came (bytes), so nothing is lost.
+    `reason` says what is wrong with it; `frames` carries the frames as they came (bytes), so nothing is lost; of more
+    than are taken, only as many as show that.
     """
 
     def __init__(self, reason: str, frames: Sequence[bytes]) -> None:
         super().__init__(f"malformed envelope: {reason}")
         self.reason = reason
-        self.frames = list(frames)
+        self.frames = [bytes(frame) for frame in frames]  # a large one may be a zmq.Frame, which cannot be pickled
 
     def __reduce__(self) -> tuple[Any, ...]:  # else pickle would call it with the text alone
         return type(self), (self.reason, self.frames)

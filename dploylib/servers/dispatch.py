@@ -276,6 +276,10 @@ class Dispatcher:
         try:
             channel.send_envelope(envelope, timeout)
             self.counts.replied += 1
+        except (gevent.GreenletExit, gevent.Timeout) as stray:
+            if isinstance(stray, gevent.GreenletExit) and self._server.stopping:
+                raise
+            self._send(channel, envelope, timeout)  # it was meant for the handler, which has returned
         except TransportError as error:
             self.counts.undelivered += 1
             self._complain("undelivered", f"an error reply of {self.name} was not delivered: {error}")

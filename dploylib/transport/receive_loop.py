@@ -235,6 +235,9 @@ class _Crew:
             except (gevent.GreenletExit, gevent.Timeout) as stray:
                 self._idle.remove(me)
                 self._ignore(stray)
+            else:
+                if self._leader is not me:  # whoever switched here had no business to
+                    self._idle.remove(me)
 
     def _ignore(self, stray: BaseException) -> None:
         """Pass over what was thrown at a handler that has returned: the next messages are none the worse."""

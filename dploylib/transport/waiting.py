@@ -136,7 +136,10 @@ class GreenWaiter:
             self._watcher.loop.run_callback(self._look)
 
     def stop(self) -> None:
-        """What zmq.green calls when the socket is closed."""
+        """Watch no more: the socket was closed, as zmq.green tells us, or its context terminated.
+
+        libzmq reads its file descriptor no more then, which would be readable for ever.
+        """
         self._watcher.stop()
         self._distrust.stop()
         self.wake()
@@ -144,8 +147,10 @@ class GreenWaiter:
     def _on_event(self, *_: Any) -> None:
         """Called by the hub when something happened on the socket, or nothing for long."""
         if self._reader is None and self._writer is None:
-            with contextlib.suppress(zmq.ZMQError):  # closed, or its context terminated
+            try:
                 self._socket.get(zmq.EVENTS)  # for who uses the pyzmq socket itself
+            except zmq.ZMQError:
+                self.stop()
         else:
             self._look()
 
@@ -154,7 +159,8 @@ class GreenWaiter:
         self._looks_soon = False
         try:
             events = _get(self._socket, _EVENTS)
-        except zmq.ZMQError:  # closed, or its context terminated: so their attempts will tell
+        except zmq.ZMQError:  # so their attempts will tell
+            self.stop()
             events = zmq.POLLIN | zmq.POLLOUT
         if events & _POLLIN and self._reader is not None:
             self._reader.switch()

@@ -426,6 +426,41 @@ def test_a_router_may_answer_with_more_than_a_queue_takes(serve, peer):
     assert [client.receive()[-1] for _ in range(5000)] == [b"%d" % number for number in range(5000)]
 
 
+@pytest.mark.parametrize("stray", ["timeout", "kill"])
+def test_what_comes_too_late_for_its_handler_does_not_disturb_the_error_reply(serve, peer, wait_until, stray):
+    """The reply waits for room in the queue of a peer that reads slowly, and there it arrives."""
+
+    class Fails(Server):
+        @bind_in("request", "rep", concurrency=4, options={"sndhwm": 1, "sndbuf": 4096})
+        def request(self, socket, received):
+            if received.text == "fill":
+                return bytes(500_000)
+            if received.text == "fine":
+                return "fine"
+            self.greenlet = gevent.getcurrent()
+            raise ValueError
+
+    server = serve(Fails)
+    counts = server.counts["request"]
+    slow = peer("dealer", server.endpoints["request"][0], rcvhwm=1, rcvbuf=4096)
+    sent = 0
+    while counts.handled == sent and sent < 100:  # until a reply waits
+        slow.send(b"", b"", b"m", b"fill")
+        sent += 1
+        wait_until(lambda sent=sent: counts.received == sent)
+        gevent.sleep(0.01)
+    slow.send(b"", b"", b"m", b"fail")
+    wait_until(lambda: counts.failed == 1)
+    gevent.sleep(0)
+    error = gevent.Timeout() if stray == "timeout" else gevent.GreenletExit()
+    gevent.get_hub().loop.run_callback(server.greenlet.throw, error)
+    gevent.sleep(0.01)
+    assert peer("req", server.endpoints["request"][0]).ask_text("fine") == "fine"
+    replies = [slow.receive() for _ in range(sent + 1)]
+    assert sum(frames[1] == b"m" or frames[2] == b"application/problem+json" for frames in replies) == 1
+    assert counts.undelivered == 0
+
+
 # Whatever handlers do --------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import zmq
 import zmq.green
 
 from dploylib.errors import ReceiveTimeout, SendTimeout, SocketClosed, Unroutable
-from dploylib.transport import ReceiveLoop, Socket
+from dploylib.transport import Context, ReceiveLoop, Socket
 from dploylib.transport import waiting as waiting_module
 from dploylib.transport.waiting import GreenWaiter
 
@@ -388,3 +388,24 @@ def test_a_socket_that_was_closed_cannot_be_wrapped(kind):
         zmq_socket.close()
         with pytest.raises(SocketClosed, match="cannot wrap"):
             Socket(zmq_socket, zmq_context)
+
+
+def test_a_context_that_somebody_else_terminated_keeps_no_hub_busy(wait_for):
+    """libzmq reads its file descriptor no more after that, and what comes then leaves it readable for ever."""
+    zmq_context = zmq.green.Context()
+    socket = Context(zmq_context).socket("pull")
+    waiter = socket._waiter
+    socket.bind("tcp://127.0.0.1:*")
+    with zmq.Context() as others, others.socket(zmq.PUSH) as push:
+        push.linger = 0
+        push.connect(socket.endpoint)
+        push.send(b"x")
+        wait_for(socket.readable)
+        termination = gevent.get_hub().threadpool.spawn(zmq_context.term)
+        wait_for(lambda: not waiter._watcher.active)
+        push.send(b"y")
+    assert socket.receive_frames(timeout=0) == [b"x"]  # which was read ahead
+    with pytest.raises(SocketClosed):
+        socket.receive_frames(timeout=0)
+    socket.close(linger=0)
+    termination.get(timeout=10)

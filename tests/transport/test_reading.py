@@ -132,3 +132,12 @@ def test_a_large_envelope_is_sent_on_as_often_as_one_likes(large, link):
 def test_an_answer_to_a_large_envelope_takes_its_own_body(large):
     envelope, _ = large
     assert envelope.response_envelope(None, b"short") == Envelope("id", "a/b", b"short", [b"route"])
+
+
+def test_a_malformed_message_with_a_large_frame_is_an_error_with_bytes(link):
+    receiver, sender = link("pull", "push")
+    sender.send_frames([b"two", b"x" * LARGE])
+    with pytest.raises(MalformedEnvelope) as caught:
+        receiver.receive_envelope(timeout=10)
+    assert caught.value.frames == [b"two", b"x" * LARGE]
+    assert pickle.loads(pickle.dumps(caught.value)).frames == caught.value.frames
