@@ -6,7 +6,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import gevent
@@ -135,11 +136,14 @@ class Dispatcher:
         counts = self.counts
         counts.received += 1
         try:
-            channel, received = self._open(socket, socket.receive_frames(copy=False))
-        except MalformedEnvelope as error:
-            self._refuse_malformed(socket, error)
-        else:
-            self._serve(channel, received)
+            try:
+                channel, received = self._open(socket, socket.receive_frames(copy=False))
+            except MalformedEnvelope as error:
+                self._refuse_malformed(socket, error)
+            else:
+                self._serve(channel, received)
+        except gevent.Timeout:
+            pass  # of a handler that has returned; all that it can have cut short is a line in the log
         finally:
             counts.handled += 1
 
@@ -168,18 +172,19 @@ class Dispatcher:
                 return
             if not self.must_answer or channel.sent != sent_before:
                 return
-            problem: Problem | None = self._no_reply()
+            problem, tell = self._no_reply()
         except gevent.GreenletExit as error:
             if self._server.stopping:
-                problem = problems.shutting_down(self.name)
-                self._send_problem(channel, received, problem, sent_before, _FAREWELL_PATIENCE)
+                farewell = problems.shutting_down(self.name)
+                self._send_problem(channel, received, farewell, sent_before, _FAREWELL_PATIENCE)
                 raise
-            problem = self._failure(error, received)  # somebody killed the handler: the next message is none the worse
+            problem, tell = self._failure(error, received)  # somebody killed the handler
         except KeyboardInterrupt:  # for whoever runs the program
             raise
         except BaseException as error:  # noqa: BLE001 - a handler may raise anything
-            problem = self._failure(error, received)
+            problem, tell = self._failure(error, received)
         self._send_problem(channel, received, problem, sent_before)
+        tell()  # last, since a log may make us wait, and there a kill or a timeout of the handler may come
 
     def _handle_in_time(self, channel: Any, received: ReceivedData) -> Any:
         """Run the handler for no longer than it may, and than its caller waits."""
@@ -221,29 +226,31 @@ class Dispatcher:
             return Envelope(result.id, result.mimetype, result.data, route) if lost else result
         return request.response_envelope(*encode(result))
 
-    def _no_reply(self) -> Problem:
+    def _no_reply(self) -> tuple[Problem | None, Callable[[], None]]:
         self.counts.unanswered += 1
-        log.error("the handler of %s neither sent a reply nor returned one", self.name)
-        return problems.no_reply(self.name)
+        tell = partial(log.error, "the handler of %s neither sent a reply nor returned one", self.name)
+        return problems.no_reply(self.name), tell
 
-    def _failure(self, error: BaseException, received: ReceivedData) -> Problem | None:
-        """Count and log what went wrong in a handler; the problem to tell the caller, if it is still there."""
+    def _failure(self, error: BaseException, received: ReceivedData) -> tuple[Problem | None, Callable[[], None]]:
+        """Count what went wrong in a handler.
+
+        Returns the problem to tell the caller, if it is still there, and what tells the log.
+        """
         if isinstance(error, _HandlerTimeout | _DeadlineExceeded):
             self.counts.timed_out += 1
             problem = error.problem(self.name, self._timeout)
-            self._complain("timed-out", problem.detail)
-            return problem
+            return problem, partial(self._complain, "timed-out", problem.detail)
         if isinstance(error, PeerError) and error is received.fault:
             self.counts.refused += 1
-            self._complain("refused", f"{self.name} refused a message: {error}")
-            return problems.peer_problem(error)
+            tell = partial(self._complain, "refused", f"{self.name} refused a message: {error}")
+            return problems.peer_problem(error), tell
         if isinstance(error, Unroutable | SendTimeout) and self._was_for_caller(error, received):
             self.counts.undelivered += 1
-            self._complain("undelivered", f"a reply of {self.name} was not delivered: {error}")
-            return None
+            return None, partial(self._complain, "undelivered", f"a reply of {self.name} was not delivered: {error}")
         self.counts.failed += 1
-        log.error("the handler of %s failed", self.name, exc_info=error)
-        return problems.handler_failed(self.name)
+        return problems.handler_failed(self.name), partial(
+            log.error, "the handler of %s failed", self.name, exc_info=error
+        )
 
     def _was_for_caller(self, error: TransportError, received: ReceivedData) -> bool:
         """Whether what could not be sent was a reply. On a router it may have been for another peer."""
@@ -253,11 +260,11 @@ class Dispatcher:
 
     def _refuse_malformed(self, socket: Socket, error: MalformedEnvelope) -> None:
         self.counts.malformed += 1
-        self._complain("malformed", f"{self.name} received a {error}")
         if self.can_answer:
             channel, route = self._return_path(socket, error.frames)
             envelope = Envelope("", PROBLEM_MIMETYPE, problems.peer_problem(error).to_json(), route)
             self._send(channel, envelope, 0)  # the messages of the other peers must not wait for this one
+        self._complain("malformed", f"{self.name} received a {error}")
 
     def _send_problem(
         self,

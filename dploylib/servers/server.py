@@ -161,6 +161,8 @@ class DployServer:
         receiving.start()
         try:
             gevent.wait([receiving, self._out_of_time], count=1)  # type: ignore[type-var]  # they share no class
+            if isinstance(receiving.value, gevent.GreenletExit) and not self.stopping:
+                self._fail("receiving", receiving.value)  # somebody killed it
         finally:
             if self._stop_by is None:  # it is the server that was killed
                 self._stop_by = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Callable
 from time import monotonic
@@ -82,9 +83,10 @@ class ReceiveLoop:
             ends = gevent.iwait(self._members())
             while ending.failure is None and next(ends, None) is not None:
                 pass  # a failure is raised at once: a handler of another socket may take long
-        except gevent.GreenletExit:
+        except BaseException as error:
             self.kill()
-            gevent.joinall(self._members())
+            if isinstance(error, gevent.GreenletExit):
+                gevent.joinall(self._members())
             raise
         finally:
             self._ending = _Ending()
@@ -111,7 +113,7 @@ class ReceiveLoop:
         self._crews.append(crew)
         crew.recruit()
 
-    def _members(self) -> list[gevent.Greenlet[[], None]]:
+    def _members(self) -> list[_Member]:
         return [member for crew in self._crews for member in crew.members]
 
 
@@ -128,16 +130,35 @@ class _Ending:
         self.begun.set()
 
 
+class _Member(gevent.Greenlet):  # type: ignore[type-arg]  # generic only in the stubs
+    """A greenlet of a crew. It knows whether somebody wants it to end, which a handler may have caught."""
+
+    killed = False
+
+    def throw(self, *what: Any) -> Any:
+        """What `kill` does in the hub, and a `Timeout` that is over."""
+        kind = what[0] if what else gevent.GreenletExit
+        self.killed |= issubclass(kind if isinstance(kind, type) else type(kind), gevent.GreenletExit)
+        return super().throw(*what)
+
+
 class _Crew:
     """The greenlets of one socket.
 
     One of them has the lead: it reads, and runs the handler itself. When its handler waits for something, another one
     takes the lead, until `concurrency` handlers wait. So a handler that waits for nothing costs no switch, and while
-    all of them wait nothing is read.
+    all of them wait nothing is read. The `_leader` is
+
+    - resting (`_leader_rests`), without a message in hand;
+    - or running its handler, which may wait: then `_relieve` comes, if the hub runs at all, and gives the lead away;
+    - or nobody, while all members wait in handlers: who comes back first takes it.
+
+    The others run handlers, or are idle. A member that is killed ends, as the one that killed it expects, and is
+    replaced if that leaves nobody to read.
     """
 
     def __init__(self, socket: Socket, handler: SocketHandler, concurrency: int, ending: _Ending) -> None:
-        self.members: set[gevent.Greenlet[[], None]] = set()
+        self.members: set[_Member] = set()
         self._socket = socket
         self._handler = handler
         self._concurrency = concurrency
@@ -146,12 +167,16 @@ class _Crew:
         self._leader: Any = None
         self._leader_rests = False  # it has no message in hand
         self._relief_is_due = False
-        self._idle: list[gevent.Greenlet[[], None]] = []
+        self._idle: list[_Member] = []
+        # Each handler begins with the context variables that were there when the loop began to run.
+        self._fresh_context = contextvars.copy_context().copy
 
     def recruit(self) -> None:
         """Give the lead to a new greenlet."""
-        self._leader = member = gevent.Greenlet(self._work)
+        self._leader = member = _Member(self._work)
+        self._leader_rests = False
         member.name = self._name
+        member.rawlink(self._left)  # which comes too when it is killed before it began
         self.members.add(member)
         member.start()
 
@@ -163,18 +188,22 @@ class _Crew:
             member.throw(gevent.GreenletExit)
 
     def _work(self) -> None:
-        me = gevent.getcurrent()
+        me: Any = gevent.getcurrent()
         try:
             self._receive(me)
         except BaseException as error:  # noqa: BLE001 - run() raises it, be it a gevent.Timeout or a SystemExit
-            if not (isinstance(error, gevent.GreenletExit) and self._ending.begun.is_set()):
+            if not (isinstance(error, gevent.GreenletExit) and (me.killed or self._ending.begun.is_set())):
                 self._ending.fail(error)
-        finally:
-            self.members.discard(me)
+
+    def _left(self, member: Any) -> None:
+        """Replace a member that has ended, if nobody else reads. Called by the hub."""
+        self.members.discard(member)
+        if self._leader in (member, None) and not self._ending.begun.is_set():
+            self.recruit()
 
     def _receive(self, me: Any) -> None:
         socket, handler, stopped = self._socket, self._handler, self._ending.begun.is_set
-        alone = self._concurrency == 1
+        alone, fresh_context = self._concurrency == 1, self._fresh_context
         in_a_row = 0
         turn_ends = monotonic() + _TURN_SECONDS
         while not stopped():
@@ -186,7 +215,10 @@ class _Crew:
             if not (alone or self._relief_is_due):
                 self._relief_is_due = True
                 gevent.get_hub().loop.run_callback(self._relieve)
+            me.gr_context = fresh_context()  # 60 ns
             handler(socket)
+            if me.killed:
+                return
             if self._leader is not me:
                 if not self._may_lead_again(me):
                     return
@@ -204,7 +236,7 @@ class _Crew:
         try:
             wait()
         except (gevent.GreenletExit, gevent.Timeout) as stray:
-            self._ignore(stray)
+            self._take(stray)
         self._leader_rests = False
 
     def _relieve(self) -> None:
@@ -233,17 +265,18 @@ class _Crew:
             try:
                 gevent.get_hub().switch()
             except (gevent.GreenletExit, gevent.Timeout) as stray:
-                self._idle.remove(me)
-                self._ignore(stray)
-            else:
-                if self._leader is not me:  # whoever switched here had no business to
+                self._take(stray)
+            finally:
+                if me in self._idle:  # it was not `_relieve` that switched here
                     self._idle.remove(me)
 
-    def _ignore(self, stray: BaseException) -> None:
-        """Pass over what was thrown at a handler that has returned: the next messages are none the worse."""
+    def _take(self, stray: BaseException) -> None:
+        """Take what was meant for a handler that has returned: the next messages are none the worse."""
         if self._ending.begun.is_set():
             raise gevent.GreenletExit from stray  # there are no next messages
         log.warning("%s: ignoring a %s that came too late for its handler", self._name, type(stray).__name__)
+        if isinstance(stray, gevent.GreenletExit):
+            raise stray  # who kills a greenlet may wait for its end; another one goes on
 
 
 def _pause() -> None:

@@ -461,6 +461,39 @@ def test_what_comes_too_late_for_its_handler_does_not_disturb_the_error_reply(se
     assert counts.undelivered == 0
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("stray", ["timeout", "kill"])
+def test_what_comes_while_a_failure_is_logged_ends_no_server(serve, peer, stray, concurrency):
+    """A log may make us wait, as one that goes over a socket does."""
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            gevent.sleep(0.02)
+
+    class Fails(Server):
+        @bind_in("request", "rep", concurrency=concurrency)
+        def request(self, socket, received):
+            if received.text == "fine":
+                return "fine"
+            if stray == "timeout":
+                gevent.Timeout(0.005).start()
+            else:
+                gevent.spawn_later(0.005, gevent.getcurrent().kill, block=False)
+            raise ValueError
+
+    server = serve(Fails)
+    client = peer("req", server.endpoints["request"][0])
+    handler = Slow()
+    logging.getLogger("dploylib").addHandler(handler)
+    try:
+        for _ in range(3):
+            assert client.ask_problem(b"", b"m", b"fail")["type"] == "urn:dploylib:handler-failed"
+            assert client.ask_text("fine") == "fine"
+    finally:
+        logging.getLogger("dploylib").removeHandler(handler)
+    assert not serve.greenlet(server).dead
+
+
 # Whatever handlers do --------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 """The receive loop: handlers are fed, others get their turn, and a stop loses nothing."""
 
+import contextlib
+import contextvars
 import gc
 import itertools
 import time
@@ -499,6 +501,77 @@ def test_what_is_thrown_at_a_greenlet_without_a_message_while_it_stops_is_no_fai
     loop.stop()
     running.get(timeout=10)
     assert crew.alive == 0
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_greenlet_that_is_killed_ends_and_another_one_reads_on(serve, loop, crew, wait_for, concurrency):
+    def handle(socket):
+        with contextlib.suppress(gevent.GreenletExit):  # as a dispatcher does, which tells the caller
+            crew(socket)
+
+    _, push, running = serve(handle, concurrency, "wait")
+    wait_for(lambda: crew.started == ["wait"])
+    [greenlet] = crew.greenlets
+    greenlet.kill(timeout=10)  # which returns when it has ended
+    assert greenlet.dead
+    push.send_text("next")
+    wait_for(lambda: crew.finished == ["next"])
+    greenlet = (crew.greenlets - {greenlet}).pop()
+    gevent.sleep(0)
+    greenlet.kill(timeout=10)  # while it waits for a message
+    push.send_text("after that")
+    wait_for(lambda: crew.finished == ["next", "after that"])
+    loop.stop()
+    running.get(timeout=10)
+
+
+def test_a_greenlet_that_is_killed_before_it_begins_is_replaced(serve, loop, crew, wait_for):
+    _, push, running = serve(crew, 3)
+    gevent.sleep(0)
+    [made] = loop._crews
+    made.recruit()
+    gevent.killall(list(made.members))
+    push.send_text("next")
+    wait_for(lambda: crew.finished == ["next"])
+    loop.stop()
+    running.get(timeout=10)
+
+
+def test_each_handler_begins_with_the_context_variables_of_who_runs_the_loop(pipe, loop, spawn, wait_for):
+    user = contextvars.ContextVar("user", default=None)
+    seen = []
+
+    def handle(socket):
+        seen.append(user.get())
+        user.set(socket.receive_text())
+
+    for concurrency in (1, 5):
+        pull, push = pipe()
+        loop.register(pull, handle, concurrency)
+        for name in ("alice", "bob", "carol"):
+            push.send_text(name)
+
+    def run():
+        user.set("who runs it")
+        loop.run()
+
+    running = spawn(run)
+    wait_for(lambda: len(seen) == 6)
+    assert seen == ["who runs it"] * 6
+    loop.stop()
+    running.get(timeout=10)
+
+
+def test_a_run_that_is_ended_by_a_timeout_leaves_nobody_reading(pipe, loop, wait_for):
+    pull, push = pipe()
+    handled = []
+    loop.register(pull, received_by(handled))
+    with gevent.Timeout(0.01, False):
+        loop.run()
+    wait_for(lambda: not loop._members())
+    push.send_text("left")
+    gevent.sleep(0.01)
+    assert (handled, rest_of(pull)) == ([], ["left"])
 
 
 def test_many_handlers_that_wait_now_and_then_handle_each_message_once(serve, loop, wait_for):
