@@ -91,6 +91,7 @@ class Context:
         except BaseException:
             zmq_socket.close(linger=0)
             raise
+        socket._waiter.shared = False  # until somebody asks for it
         try:
             for name, value in [("linger", self._linger), *pairs] if self._linger is not None else pairs:
                 socket.set_option(name, value)

@@ -122,7 +122,7 @@ class Envelope:
         return f"Envelope(id={self.id!r}, mimetype={self.mimetype!r}, data={_cut(self.data)}{route})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Envelope, (self.id, self.mimetype, self.data, self.request_frames)
+        return type(self), (self.id, self.mimetype, self.data, self.request_frames)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"an Envelope cannot be changed; make a new one instead of setting {name}")

@@ -68,9 +68,7 @@ class PollLoop:
         readable = ahead + [entry for entry in polled if entry not in ahead]
         for socket, handler in readable:
             handler(socket)
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise failure
+        self._raise_failure()
         return len(readable)
 
     def run(self) -> None:
@@ -90,6 +88,7 @@ class PollLoop:
             self._stopping = False
             for pool in self._pools:
                 pool.join()
+        self._raise_failure()
 
     def stop(self) -> None:
         """Poll no more, and let `run` return once the handlers that run have returned."""
@@ -123,6 +122,11 @@ class PollLoop:
             pool.wait_available()
 
         return handle
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _try(self, handler: SocketHandler, socket: Socket) -> None:
         try:

@@ -208,7 +208,7 @@ class _Crew:
         turn_ends = monotonic() + _TURN_SECONDS
         while not stopped():
             while not socket.readable(in_a_row > _LIKELY):
-                self._rest(socket.wait_for_input)
+                self._rest(socket._wait_for_input)
                 in_a_row = 0
                 turn_ends = monotonic() + _TURN_SECONDS
             in_a_row += 1

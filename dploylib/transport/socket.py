@@ -193,6 +193,7 @@ class Socket(Sender):
     @property
     def zmq_socket(self) -> zmq.Socket[bytes]:
         """The underlying socket. Calls on it may take away an event that a greenlet waits for in this wrapper."""
+        self._waiter.shared = True
         return self._zmq_socket
 
     @property
@@ -518,12 +519,12 @@ class Socket(Sender):
         """Wait until there is a message to receive; False when `timeout` seconds passed first."""
         if self._next is None and (self._waiter.receiving or not self.readable()):
             try:
-                self.wait_for_input(timeout)
+                self._wait_for_input(timeout)
             except ReceiveTimeout:
                 return False
         return True
 
-    def wait_for_input(self, timeout: float | None = None) -> None:
+    def _wait_for_input(self, timeout: float | None = None) -> None:
         """Wait for a message, where `readable` has just said that there is none. Raises `ReceiveTimeout`."""
         if timeout is None:
             timeout = self._receive_timeout
@@ -543,7 +544,7 @@ class Socket(Sender):
         frames = self._next
         if frames is None:
             if self._waiter.receiving or not self.readable():
-                self.wait_for_input(timeout)
+                self._wait_for_input(timeout)
             frames = self._next
             assert frames is not None
         self._next = None

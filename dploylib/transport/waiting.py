@@ -20,7 +20,7 @@ from gevent.lock import BoundedSemaphore
 from greenlet import getcurrent, greenlet
 from zmq.backend import Socket as _CSocket
 
-from ..errors import SocketClosed
+from ..errors import SocketClosed, SocketStateError
 
 __all__ = ["BlockingWaiter", "GreenWaiter", "TimeIsUp", "Waiter", "waiter_for"]
 
@@ -49,6 +49,7 @@ class Waiter(Protocol):
 
     receiving: int
     sending: int
+    shared: bool  # whether others may have the socket of pyzmq
 
     def receive(self, attempt: Callable[[], bool], timeout: float | None) -> None:
         """Wait for a message, and attempt to receive it."""
@@ -69,19 +70,23 @@ class GreenWaiter:
 
     It takes over the watcher of that file descriptor, since zmq.green's own way costs 13 us more a wait: it starts a
     timeout for each, against edges that were lost, and notifies by another turn of the loop. Here one timer does for
-    the life of the socket. While nobody waits in here, zmq.green gets to know of the events as ever.
+    the life of the socket. Where the socket is `shared` with code that uses it itself, zmq.green gets to know of the
+    events as ever.
     """
 
     def __init__(self, zmq_socket: Any) -> None:
         self.receiving = 0
         self.sending = 0
+        self.shared = True
         self._socket = zmq_socket
         self._receive_turn = BoundedSemaphore(1)
         self._send_turn = BoundedSemaphore(1)
         self._reader: greenlet | None = None
         self._writer: greenlet | None = None
         self._looks_soon = False
+        self._hub = gevent.get_hub()
         self._watcher = zmq_socket._state_event
+        self._tell_zmq_green = self._watcher.callback
         self._watcher.stop()
         self._watcher.start(self._on_event)
         zmq_socket._state_event = self  # which zmq.green stops when the socket is closed
@@ -90,6 +95,7 @@ class GreenWaiter:
 
     def receive(self, attempt: Callable[[], bool], timeout: float | None) -> None:
         """Wait for a message, and attempt to receive it."""
+        self._check_thread()
         queues = self.receiving > 0
         self.receiving += 1
         try:
@@ -101,7 +107,7 @@ class GreenWaiter:
                     if self._writer is not None:  # whose event the attempt may have taken away
                         self.wake()
                     try:
-                        gevent.get_hub().switch()
+                        self._hub.switch()
                     finally:
                         self._reader = None
                     if attempt():
@@ -111,6 +117,7 @@ class GreenWaiter:
 
     def send(self, attempt: Callable[[], bool], timeout: float | None) -> None:
         """Wait for room, and attempt to send a message."""
+        self._check_thread()
         queues = self.sending > 0
         self.sending += 1
         try:
@@ -121,7 +128,7 @@ class GreenWaiter:
                     self._writer = getcurrent()
                     self.wake()  # alone too: a PAIR lets go of a lost peer only when somebody looks at its events
                     try:
-                        gevent.get_hub().switch()
+                        self._hub.switch()
                     finally:
                         self._writer = None
                     if attempt():
@@ -144,24 +151,24 @@ class GreenWaiter:
         self._distrust.stop()
         self.wake()
 
+    def _check_thread(self) -> None:
+        if gevent.get_hub() is not self._hub:
+            raise SocketStateError(f"cannot wait on {self._socket!r} here: it belongs to the thread that made it")
+
     def _on_event(self, *_: Any) -> None:
         """Called by the hub when something happened on the socket, or nothing for long."""
-        if self._reader is None and self._writer is None:
-            try:
-                self._socket.get(zmq.EVENTS)  # for who uses the pyzmq socket itself
-            except zmq.ZMQError:
-                self.stop()
-        else:
-            self._look()
+        self._look()
 
     def _look(self) -> None:
         """Switch to who waits for what has happened. Called by the hub."""
         self._looks_soon = False
+        if self.shared:  # 3 us; first, since that too may take an event away
+            self._tell_zmq_green()
         try:
             events = _get(self._socket, _EVENTS)
         except zmq.ZMQError:  # so their attempts will tell
             self.stop()
-            events = zmq.POLLIN | zmq.POLLOUT
+            events = _POLLIN | _POLLOUT
         if events & _POLLIN and self._reader is not None:
             self._reader.switch()
         if events & _POLLOUT and self._writer is not None:
@@ -173,6 +180,7 @@ class BlockingWaiter:
 
     receiving = 0
     sending = 0
+    shared = True
 
     def __init__(self, zmq_socket: zmq.Socket[bytes]) -> None:
         self._socket = zmq_socket

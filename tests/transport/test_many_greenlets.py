@@ -12,7 +12,7 @@ import pytest
 import zmq
 import zmq.green
 
-from dploylib.errors import ReceiveTimeout, SendTimeout, SocketClosed, Unroutable
+from dploylib.errors import ReceiveTimeout, SendTimeout, SocketClosed, SocketStateError, Unroutable
 from dploylib.transport import Context, ReceiveLoop, Socket
 from dploylib.transport import waiting as waiting_module
 from dploylib.transport.waiting import GreenWaiter
@@ -409,3 +409,29 @@ def test_a_context_that_somebody_else_terminated_keeps_no_hub_busy(wait_for):
         socket.receive_frames(timeout=0)
     socket.close(linger=0)
     termination.get(timeout=10)
+
+
+def test_who_uses_the_pyzmq_socket_beside_greenlets_that_wait_in_the_wrapper_misses_nothing(pairs, spawn):
+    ours, peer = pairs(sndhwm=1)
+    reading = waiting(spawn, ours.zmq_socket.recv)
+    fill(ours)
+    sending = waiting(spawn, ours.send_frames, [b"waits"])
+    peer.send_frames([b"for the reader"])
+    assert reading.get(timeout=5) == b"for the reader"
+    for _ in range(2):
+        peer.receive_frames(timeout=5)
+    sending.get(timeout=5)
+
+
+def test_a_socket_that_waits_in_a_thread_of_another_hub_says_so(context):
+    socket = context.socket("pull")
+    errors = []
+
+    def wait():
+        try:
+            socket.receive_frames(timeout=5)
+        except SocketStateError as error:
+            errors.append(str(error))
+
+    gevent.get_hub().threadpool.spawn(wait).get(timeout=10)
+    assert "belongs to the thread that made it" in errors[0]

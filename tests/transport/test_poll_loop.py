@@ -322,3 +322,14 @@ def test_what_one_of_them_raises_comes_out_of_run(serve, wait_for):
     _, _, running = serve(handler, "fail")
     with pytest.raises(ValueError, match="mine"):
         running.get(timeout=10)
+
+
+def test_what_one_of_them_raises_after_the_stop_comes_out_of_the_same_run(serve, wait_for):
+    handler = Waits()
+    loop, _, running = serve(handler, "fail")
+    wait_for(lambda: handler.started == ["fail"])
+    loop.stop()
+    running.join(timeout=0.2)
+    handler.go_on.set()
+    with pytest.raises(ValueError, match="mine"):
+        running.get(timeout=10)
