@@ -65,7 +65,7 @@ class SocketDescription:
         self.setup_type = setup_type
         self.input_handler = input_handler
         self.deserializer = deserializer
-        self.decoder: ObjectDecoder | None = None
+        self.decoder = self._checked_decoder(deserializer)
         self.default_options = self._checked_options(default_options)
         self.concurrency = concurrency
         self.timeout = timeout
@@ -91,11 +91,12 @@ class SocketDescription:
             raise DeclarationError(f"{where}: concurrency is a whole number from 1 on, not {self.concurrency!r}")
         if self.timeout is not None and not _is_seconds(self.timeout):
             raise DeclarationError(f"{where}: timeout is a number of seconds above 0, not {self.timeout!r}")
-        if self.deserializer is not None:
-            try:
-                self.decoder = ObjectDecoder(self.deserializer)
-            except TypeError as error:
-                raise DeclarationError(f"{where}: cannot use obj={self.deserializer!r}: {error}") from error
+
+    def _checked_decoder(self, declared: Any) -> ObjectDecoder | None:
+        try:
+            return None if declared is None else ObjectDecoder(declared)
+        except TypeError as error:
+            raise DeclarationError(f"socket {self.name!r}: cannot use obj={declared!r}: {error}") from error
 
     def _checked_options(self, options: Options | None) -> list[tuple[str, Any]]:
         try:

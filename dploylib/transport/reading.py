@@ -16,7 +16,7 @@ from zmq.backend import Socket as _CSocket
 
 from .envelope import MAX_FRAMES
 
-__all__ = ["LARGE", "Read", "reader_for"]
+__all__ = ["LARGE", "ROUTING_TYPES", "TURN_TYPES", "Read", "reader_for"]
 
 Read = Callable[[Any], list[Any]]
 """Reads a message from a socket of pyzmq, without waiting: raises `zmq.Again` when there is none.
@@ -27,6 +27,12 @@ returns only as many as show that.
 
 LARGE = 65536
 """Bytes from which on a body is not copied before somebody asks for it: pyzmq's own COPY_THRESHOLD."""
+
+ROUTING_TYPES = ("router", "stream")
+"""Socket types whose messages begin with the routing id of a peer, where they are received and where they are sent."""
+
+TURN_TYPES = ("rep", "req")
+"""Socket types that receive and send in turn."""
 
 # Below zmq.green and pyzmq's Python layer.
 _receive: Callable[..., Any] = _CSocket.recv
@@ -62,9 +68,9 @@ def read_in_turn(zmq_socket: Any) -> list[Any]:
 
 def reader_for(socket_type: str) -> Read:
     """The cheapest way to read from a socket of this type."""
-    if socket_type in ("rep", "req"):
+    if socket_type in TURN_TYPES:
         return read_in_turn
-    return read_routed if socket_type in ("router", "stream") else read_message
+    return read_routed if socket_type in ROUTING_TYPES else read_message
 
 
 def _with_rest(zmq_socket: Any, frames: list[Any], frame: Any) -> list[Any]:

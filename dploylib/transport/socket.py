@@ -31,7 +31,7 @@ from .codecs import JSON_MIMETYPE, TEXT_MIMETYPE, decode_data, decode_object, de
 from .envelope import MAX_FRAMES, Envelope, adopt
 from .ipc_lock import IpcLock, is_no_socket, lockable_path
 from .options import Options, option_constant, option_value, socket_type_name
-from .reading import reader_for
+from .reading import ROUTING_TYPES, TURN_TYPES, reader_for
 from .received import ReceivedData
 from .waiting import TimeIsUp, waiter_for
 
@@ -53,12 +53,10 @@ _POLLOUT = int(zmq.POLLOUT)
 _INT_MAX = 2**31 - 1
 _PARTICIPLES = {"unbind from": "bound to", "disconnect from": "connected to"}
 _TIMEOUT_OPTIONS = ("rcvtimeo", "sndtimeo")
-_PEER_TYPES = ("router", "stream")
-_TURN_TYPES = ("rep", "req")
 _DEAF_PEERS = 10_000  # peers that are remembered for not reading; they may be gone for good
 # Of these, libzmq says that they are writable although a message has to wait: for its peer, or, with xpub_nodrop, for
 # one of the subscribers.
-_PAUSING_TYPES = ("router", "stream", "pub", "xpub")
+_PAUSING_TYPES = (*ROUTING_TYPES, "pub", "xpub")
 _SLOW_PEER_PAUSE = 0.02  # seconds; the longest pause between two tries to send to such a peer at its high-water mark
 
 
@@ -114,7 +112,7 @@ class Socket(Sender):
         self._type = socket_type_name(zmq_socket.type)
         self._read = reader_for(self._type)
         # Where it is our turn to send, reading raises that, and nothing ever comes.
-        self._input_events = _POLLIN | _POLLOUT if self._type in _TURN_TYPES else _POLLIN
+        self._input_events = _POLLIN | _POLLOUT if self._type in TURN_TYPES else _POLLIN
         self._timeouts = {"rcvtimeo": -1, "sndtimeo": -1}  # milliseconds; zmq.green ignores libzmq's own
         self._receive_timeout: float | None = None
         self._send_timeout: float | None = None
@@ -472,7 +470,7 @@ class Socket(Sender):
             ) from None
 
     def _peer_of(self, frames: Sequence[Any]) -> bytes | None:
-        return bytes(frames[0]) if self._type in _PEER_TYPES else None
+        return bytes(frames[0]) if self._type in ROUTING_TYPES else None
 
     def _remember_as_deaf(self, peer: bytes) -> None:
         """Let nothing wait for this peer until it has read something: one that never reads would hold up the others."""

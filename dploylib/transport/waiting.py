@@ -88,10 +88,10 @@ class GreenWaiter:
         self._watcher = zmq_socket._state_event
         self._tell_zmq_green = self._watcher.callback
         self._watcher.stop()
-        self._watcher.start(self._on_event)
+        self._watcher.start(self._look)
         zmq_socket._state_event = self  # which zmq.green stops when the socket is closed
         self._distrust = self._watcher.loop.timer(_DISTRUST, _DISTRUST, ref=False)
-        self._distrust.start(self._on_event)
+        self._distrust.start(self._look)
 
     def receive(self, attempt: Callable[[], bool], timeout: float | None) -> None:
         """Wait for a message, and attempt to receive it."""
@@ -155,12 +155,8 @@ class GreenWaiter:
         if gevent.get_hub() is not self._hub:
             raise SocketStateError(f"cannot wait on {self._socket!r} here: it belongs to the thread that made it")
 
-    def _on_event(self, *_: Any) -> None:
-        """Called by the hub when something happened on the socket, or nothing for long."""
-        self._look()
-
     def _look(self) -> None:
-        """Switch to who waits for what has happened. Called by the hub."""
+        """Switch to who waits for what has happened. Called by the hub: on an event, or after none for long."""
         self._looks_soon = False
         if self.shared:  # 3 us; first, since that too may take an event away
             self._tell_zmq_green()
