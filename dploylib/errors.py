@@ -17,13 +17,17 @@ __all__ = [
     "AddressInUse",
     "ConfigurationError",
     "ConfigurationProblem",
+    "DeadlineExceeded",
     "DeclarationError",
     "DployError",
     "EndpointError",
+    "HandlerTimeout",
     "InvalidData",
     "MalformedEnvelope",
     "ModuleFailed",
     "ModuleNotFound",
+    "NoReply",
+    "Overloaded",
     "PeerError",
     "ReceiveTimeout",
     "SendTimeout",
@@ -31,6 +35,7 @@ __all__ = [
     "ServerNotInConfiguration",
     "ServiceFailing",
     "ServiceStateError",
+    "ShuttingDown",
     "SocketClosed",
     "SocketInfoNotInConfiguration",
     "SocketStateError",
@@ -97,6 +102,9 @@ class TransportError(DployError):
         self.socket = socket
         self.peer = peer
 
+    def __reduce__(self) -> tuple[Any, ...]:  # a socket stays in the process that made it
+        return type(self), (str(self), None, self.peer)
+
 
 class UnknownSocketType(TransportError, ValueError):
     """No such socket type; the message lists those there are."""
@@ -132,6 +140,32 @@ class SendTimeout(TransportError, TimeoutError):
 
 class ReceiveTimeout(TransportError, TimeoutError):
     """No message arrived within the time given. None was lost: the next receive gets it."""
+
+
+# What becomes of a message that is not handled -----------------------------------------------------------------
+#
+# Nobody raises these to a caller of ours: they are what `Server.on_error` and hooks get to see, and their texts are
+# what the peer is told.
+
+
+class HandlerTimeout(DployError, TimeoutError):
+    """A handler had its seconds (`timeout=`), and was given up."""
+
+
+class DeadlineExceeded(DployError, TimeoutError):
+    """The caller waits no longer, as it said when it called: its handler was given up, or not even begun."""
+
+
+class NoReply(DployError):
+    """The handler of a request neither sent a reply nor returned one."""
+
+
+class Overloaded(DployError):
+    """As many handlers run as may, and the socket refuses what comes meanwhile (`overload="refuse"`)."""
+
+
+class ShuttingDown(DployError):
+    """The server stops, and there is no time left for this message."""
 
 
 # Declarations, servers, services -------------------------------------------------------------------------------

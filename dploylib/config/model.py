@@ -35,6 +35,15 @@ def _name_flaw(name: object) -> str | None:
     return "a name has at least one character, and no '.', '/', whitespace or control characters"
 
 
+def _one_of(*words: str) -> Meta:
+    """What a string may be, one of a few words."""
+
+    def flaw(word: object) -> str | None:
+        return None if word in words or not isinstance(word, str) else f"expected {' or '.join(words)}"
+
+    return Meta(extra={"flaw": flaw}, extra_json_schema={"enum": list(words)})
+
+
 OptionValue: TypeAlias = str | int | bool | float
 """What a socket option may be set to."""
 
@@ -47,6 +56,9 @@ _Endpoint: TypeAlias = Annotated[
         extra={"flaw": endpoint_flaw},
     ),
 ]
+
+
+_Overload: TypeAlias = Annotated[str, _one_of("wait", "refuse")]
 
 
 class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +79,13 @@ class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     timeout: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="Seconds after which a handler is given up. Without it, what the server declares."),
+    ] = None
+    overload: Annotated[
+        _Overload | None,
+        Meta(
+            description="Whether messages wait while all handlers run, or are refused with a problem. Without it, what "
+            "the server declares."
+        ),
     ] = None
 
     @property

@@ -21,6 +21,7 @@ from .declare import (
     every,
 )
 from .dispatch import Counts, ReplySocket
+from .hooks import Hook, MessageLog
 from .server import GRACEFUL_TIMEOUT, DployServer, Server
 from .sockets import Sockets
 
@@ -29,6 +30,8 @@ __all__ = [
     "Counts",
     "DployServer",
     "Handler",
+    "Hook",
+    "MessageLog",
     "ReplySocket",
     "Server",
     "ServerDescription",

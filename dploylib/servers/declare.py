@@ -34,6 +34,8 @@ _CANNOT_LISTEN = {
     "xpub": "it receives subscriptions, which are no envelopes: receive_frames() in a greenlet of self.spawn()",
     "stream": "it receives raw bytes, which are no envelopes: receive_frames() in a greenlet of self.spawn()",
 }
+_ANSWERING = ("rep", "router", "dealer", "pair")
+_OVERLOAD = ("wait", "refuse")
 _REPLY_PATIENCE = 5000  # milliseconds
 _INLINE_PATIENCE = 200
 
@@ -43,8 +45,9 @@ class SocketDescription:
 
     `name` is what the configuration calls the socket; `setup_type` is "bind" or "connect". A socket with an
     `input_handler` listens; `deserializer` is what `obj=` gave. `concurrency` is how many handlers may run at once,
-    `timeout` how many seconds each of them has (None: as many as it wants). `default_options` are set before those of
-    the configuration.
+    `timeout` how many seconds each of them has (None: as many as it wants). `overload` says what happens to messages
+    while all of them run: "wait" lets them wait, in the queues of ZeroMQ, until their peers have to wait too; "refuse"
+    answers each at once with a problem. `default_options` are set before those of the configuration.
 
     Raises `DeclarationError` when these do not go together.
     """
@@ -59,6 +62,7 @@ class SocketDescription:
         default_options: Options | None = None,
         concurrency: int = 1,
         timeout: float | None = None,
+        overload: str = "wait",
     ) -> None:
         self.name = name
         self.socket_type = socket_type
@@ -69,6 +73,7 @@ class SocketDescription:
         self.default_options = self._checked_options(default_options)
         self.concurrency = concurrency
         self.timeout = timeout
+        self.overload = overload
         self.attribute = name  # until __set_name__ says better
         self._check()
 
@@ -91,6 +96,17 @@ class SocketDescription:
             raise DeclarationError(f"{where}: concurrency is a whole number from 1 on, not {self.concurrency!r}")
         if self.timeout is not None and not _is_seconds(self.timeout):
             raise DeclarationError(f"{where}: timeout is a number of seconds above 0, not {self.timeout!r}")
+        flaw = self.overload_flaw(self.overload)
+        if flaw:
+            raise DeclarationError(f"{where}: {flaw}")
+
+    def overload_flaw(self, overload: str) -> str | None:
+        """Why this socket cannot be set to such an `overload`; None when it can."""
+        if overload not in _OVERLOAD:
+            return f"overload is 'wait' or 'refuse', not {overload!r}"
+        if overload == "refuse" and self.socket_type not in _ANSWERING:
+            return f"overload is 'refuse', but nothing can be sent back on a {self.socket_type} socket"
+        return None
 
     def _checked_decoder(self, declared: Any) -> ObjectDecoder | None:
         try:
@@ -112,11 +128,11 @@ class SocketDescription:
     ) -> Socket:
         """Make the socket: set the options, then bind or connect to every uri.
 
-        A `rep` socket that serves more than one request at once is a ROUTER underneath: to peers it is the same.
-        Raises what `Socket` raises; then nothing is left open.
+        A `rep` socket with a handler is a ROUTER underneath: to peers it is the same. Raises what `Socket` raises; then
+        nothing is left open.
         """
         concurrency = concurrency or self.concurrency
-        socket = context.socket(self._wire_type(concurrency))
+        socket = context.socket(self._wire_type)
         try:
             if socket.socket_type == "router":
                 # A reply to a peer that is gone is an error that we count, instead of nothing at all.
@@ -135,8 +151,9 @@ class SocketDescription:
             raise
         return socket
 
-    def _wire_type(self, concurrency: int) -> str:
-        return "router" if self.socket_type == "rep" and concurrency > 1 else self.socket_type
+    @property
+    def _wire_type(self) -> str:
+        return "router" if self.socket_type == "rep" and self.input_handler is not None else self.socket_type
 
     @property
     def binds(self) -> bool:
@@ -177,6 +194,7 @@ def bind_in(
     obj: Any = None,
     concurrency: int = 1,
     timeout: float | None = None,
+    overload: str = "wait",
     options: Options | None = None,
 ) -> Callable[[InputHandler], SocketDescription]:
     """Decorates a method as the handler of a bound socket: `bind_in(name, socket_type, obj=None)`.
@@ -186,7 +204,7 @@ def bind_in(
     `SocketDescription`. Raises `DeclarationError`.
     """
     names, obj = _without_obj(names, obj)
-    return _decorator("bind", *_names(names, name, socket_type), obj, options, concurrency, timeout)
+    return _decorator("bind", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload)
 
 
 def connect_in(
@@ -196,11 +214,12 @@ def connect_in(
     obj: Any = None,
     concurrency: int = 1,
     timeout: float | None = None,
+    overload: str = "wait",
     options: Options | None = None,
 ) -> Callable[[InputHandler], SocketDescription]:
     """Decorates a method as the handler of a connected socket. The arguments are those of `bind_in`."""
     names, obj = _without_obj(names, obj)
-    return _decorator("connect", *_names(names, name, socket_type), obj, options, concurrency, timeout)
+    return _decorator("connect", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload)
 
 
 def bind(
@@ -269,14 +288,15 @@ class Handler:
         class EchoServer(Server):
             echo = Echo.bind("request")
 
-    `socket_type`, `deserializer` (what `obj=` is to `bind_in`), `concurrency`, `timeout` and `options` are class
-    attributes. One instance serves all the messages of one declaration.
+    `socket_type`, `deserializer` (what `obj=` is to `bind_in`), `concurrency`, `timeout`, `overload` and `options` are
+    class attributes. One instance serves all the messages of one declaration.
     """
 
     socket_type: str
     deserializer: Any = None
     concurrency: int = 1
     timeout: float | None = None
+    overload: str = "wait"
     options: Options | None = None
 
     def __call__(self, server: Any, socket: Sender, received: Any) -> Any:
@@ -298,7 +318,15 @@ class Handler:
         if not hasattr(cls, "socket_type"):
             raise DeclarationError(f"{cls.__name__} needs a class attribute socket_type, such as 'rep'")
         return SocketDescription(
-            name, cls.socket_type, setup_type, cls(), cls.deserializer, cls.options, cls.concurrency, cls.timeout
+            name,
+            cls.socket_type,
+            setup_type,
+            cls(),
+            cls.deserializer,
+            cls.options,
+            cls.concurrency,
+            cls.timeout,
+            cls.overload,
         )
 
 

@@ -12,11 +12,25 @@ from typing import Any, cast
 
 import gevent
 
-from ..errors import MalformedEnvelope, PeerError, SendTimeout, SocketStateError, TransportError, Unroutable
-from ..transport import PROBLEM_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket, problems
+from ..errors import (
+    DeadlineExceeded,
+    HandlerTimeout,
+    MalformedEnvelope,
+    NoReply,
+    Overloaded,
+    PeerError,
+    SendTimeout,
+    ShuttingDown,
+    SocketStateError,
+    TransportError,
+    Unroutable,
+)
+from ..transport import PROBLEM_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
 from ..transport.envelope import adopt
+from ..transport.problems import handler_failed, is_problem, problem_of
 from .declare import InputHandler, SocketDescription
+from .hooks import Hooks
 
 __all__ = [
     "Counts",
@@ -24,7 +38,6 @@ __all__ = [
     "PeerDispatcher",
     "RepDispatcher",
     "ReplySocket",
-    "RoutedRepDispatcher",
     "dispatcher_class",
 ]
 
@@ -40,8 +53,9 @@ class Counts:
 
     `received` messages, and `handled` ones among them, with which all is done; `replied` ones that were answered by
     return value or by an error reply; `malformed` ones that were no envelope; `refused` bodies that were not what was
-    declared; `failed` handlers; `timed_out` handlers and deadlines; `unanswered` requests that a handler did not
-    answer; `undelivered` replies, whose peer was gone or did not read.
+    declared; `rejected` ones for which there was no room or no time, since all handlers were busy or the server
+    stopped; `failed` handlers; `timed_out` handlers and deadlines; `unanswered` requests that a handler did not answer;
+    `undelivered` replies, whose peer was gone or did not read.
     """
 
     __slots__ = (
@@ -50,6 +64,7 @@ class Counts:
         "malformed",
         "received",
         "refused",
+        "rejected",
         "replied",
         "timed_out",
         "unanswered",
@@ -65,6 +80,7 @@ class Counts:
     replied: int
     malformed: int
     refused: int
+    rejected: int
     failed: int
     timed_out: int
     unanswered: int
@@ -104,7 +120,8 @@ class Dispatcher:
     """Takes each message of one listening socket to its handler, and the answer back where there is a way back.
 
     It is the handler of that socket in a receive loop. `name` says whose it is (`echo.request`), `counts` what came of
-    the messages. This class is for sockets on which nothing can be sent back (`pull`, `sub`); its subclasses are for
+    the messages. With `refuses`, messages that come while `concurrency` handlers run are refused; it has to be called
+    for them, too. This class is for sockets on which nothing can be sent back (`pull`, `sub`); its subclasses are for
     the others.
     """
 
@@ -117,16 +134,26 @@ class Dispatcher:
         server: Any,
         socket: Socket,
         description: SocketDescription,
+        concurrency: int = 1,
         timeout: float | None = None,
+        refuses: bool = False,
+        hooks: Hooks | None = None,
     ) -> None:
         self.name = name
+        self.socket = socket
+        self.concurrency = concurrency
         self.counts = Counts()
-        self._socket = socket
+        self._socket_name = description.name
         self._server = server
         self._handler = cast(InputHandler, description.input_handler)
         self._decoder = description.decoder
         self._timeout = timeout
+        self._hooks = hooks
         self._untold: Counter[str] = Counter()  # what went wrong since the log last had a line about it
+        # What a message goes through; nobody pays for what was not asked for.
+        self._pass: Callable[[Any, ReceivedData], Any] = self._observe if hooks else self._serve
+        if refuses:
+            self._pass = partial(self._serve_if_free, self._pass)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -141,11 +168,29 @@ class Dispatcher:
             except MalformedEnvelope as error:
                 self._refuse_malformed(socket, error)
             else:
-                self._serve(channel, received)
+                self._pass(channel, received)
         except gevent.Timeout:
             pass  # of a handler that has returned; all that it can have cut short is a line in the log
         finally:
             counts.handled += 1
+
+    def turn_away(self, socket: Socket) -> None:
+        """Receive a message, and tell its sender that the server stops. Never waits."""
+        counts = self.counts
+        counts.received += 1
+        try:
+            channel, received = self._open(socket, socket.receive_frames(copy=False))
+        except MalformedEnvelope as error:
+            self._refuse_malformed(socket, error)
+        else:
+            self._reject(channel, received, ShuttingDown(f"the service of {self.name} is shutting down"))
+        finally:
+            counts.handled += 1
+
+    @property
+    def running(self) -> int:
+        """How many messages have been received and are not yet done with."""
+        return self.counts.received - self.counts.handled
 
     # How a message comes in and where its answer goes: what the subclasses change -----------------------------
 
@@ -153,14 +198,17 @@ class Dispatcher:
         """What the handler gets: the socket to answer on, and what was received. Raises `MalformedEnvelope`."""
         return socket, ReceivedData(adopt(frames), self._decoder)
 
-    def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
+    def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
         """Where to answer a message that is no envelope: a socket, and request frames."""
         return socket, []
 
     # What becomes of it ---------------------------------------------------------------------------------------
 
-    def _serve(self, channel: Any, received: ReceivedData) -> None:
-        """Run the handler, and see to it that a request is answered once, whatever the handler does."""
+    def _serve(self, channel: Any, received: ReceivedData) -> BaseException | None:
+        """Run the handler, and see to it that a request is answered once, whatever the handler does.
+
+        Returns what went wrong.
+        """
         sent_before = channel.sent
         try:
             if self._timeout is None and received.deadline is None:
@@ -168,43 +216,86 @@ class Dispatcher:
             else:
                 result = self._handle_in_time(channel, received)
             if result is not None:
-                self._reply(channel, received, result, sent_before)
-                return
+                self._reply(channel, received.envelope, result, sent_before)
+                return None
             if not self.must_answer or channel.sent != sent_before:
-                return
-            problem, tell = self._no_reply()
-        except gevent.GreenletExit as error:
+                return None
+            error: BaseException = NoReply(f"the handler of {self.name} neither sent a reply nor returned one")
+        except gevent.GreenletExit as killed:
             if self._server.stopping:
-                farewell = problems.shutting_down(self.name)
-                self._send_problem(channel, received, farewell, sent_before, _FAREWELL_PATIENCE)
+                farewell = ShuttingDown(f"the service of {self.name} is shutting down")
+                self._send_problem(channel, received, problem_of(farewell), sent_before, _FAREWELL_PATIENCE)
                 raise
-            problem, tell = self._failure(error, received)  # somebody killed the handler
+            error = killed  # somebody killed the handler
         except KeyboardInterrupt:  # for whoever runs the program
             raise
-        except BaseException as error:  # noqa: BLE001 - a handler may raise anything
-            problem, tell = self._failure(error, received)
-        self._send_problem(channel, received, problem, sent_before)
-        tell()  # last, since a log may make us wait, and there a kill or a timeout of the handler may come
+        except BaseException as raised:  # noqa: BLE001 - a handler may raise anything
+            error = raised
+        problem, tell = self._failure(error, received)
+        if not self._decided(channel, received, received.envelope, error, sent_before):
+            self._send_problem(channel, received, problem, sent_before)
+            tell()  # last, since a log may make us wait, and there a kill or a timeout of the handler may come
+        return error
+
+    def _observe(self, channel: Any, received: ReceivedData) -> None:
+        """Serve, and call the hooks before and after."""
+        hooks = cast(Hooks, self._hooks)
+        began = time.monotonic()
+        hooks.call("message_received", self._server, self._socket_name, received)
+        try:
+            error = self._serve(channel, received)
+        except gevent.GreenletExit:
+            self._tell_hooks(received, ShuttingDown(f"the service of {self.name} is shutting down"), began)
+            raise
+        if error is None:
+            hooks.call("message_handled", self._server, self._socket_name, received, time.monotonic() - began)
+        else:
+            self._tell_hooks(received, error, began)
+
+    def _tell_hooks(self, received: ReceivedData | None, error: BaseException, began: float | None = None) -> None:
+        """Tell the hooks that a message was not handled."""
+        if self._hooks:
+            seconds = 0.0 if began is None else time.monotonic() - began
+            self._hooks.call("message_failed", self._server, self._socket_name, received, error, seconds)
+
+    def _serve_if_free(self, serve: Callable[[Any, ReceivedData], Any], channel: Any, received: ReceivedData) -> None:
+        if self.running <= self.concurrency:
+            serve(channel, received)
+            return
+        busy = f"all {self.concurrency} handlers of {self.name} are busy"
+        self._reject(channel, received, Overloaded(f"{busy}; try again later"))
+        self._complain("rejected", f"refused a message since {busy}")
+
+    def _reject(self, channel: Any, received: ReceivedData, error: Overloaded | ShuttingDown) -> None:
+        """Answer a message that is not handled. Never waits."""
+        self.counts.rejected += 1
+        self._send_problem(channel, received, problem_of(error), channel.sent, 0)
+        self._tell_hooks(received, error)
 
     def _handle_in_time(self, channel: Any, received: ReceivedData) -> Any:
         """Run the handler for no longer than it may, and than its caller waits."""
         seconds = math.inf if received.deadline is None else received.deadline - time.monotonic()
-        exceeded: type[_HandlerTimeout | _DeadlineExceeded] = _DeadlineExceeded
-        if self._timeout is not None and self._timeout < seconds:
-            seconds, exceeded = self._timeout, _HandlerTimeout
+        in_time = self._timeout is not None and self._timeout < seconds
+        if in_time:
+            seconds = cast(float, self._timeout)
         if not seconds > 0:  # it may be what is no number
-            raise exceeded
+            raise self._exceeded(in_time)
         timer = gevent.Timeout.start_new(seconds)
         try:
             return self._handler(self._server, channel, received)
         except gevent.Timeout as error:
             if error is timer:
-                raise exceeded from None
+                raise self._exceeded(in_time) from None
             raise
         finally:
             timer.close()
 
-    def _reply(self, channel: Any, received: ReceivedData, result: Any, sent_before: int) -> None:
+    def _exceeded(self, in_time: bool) -> HandlerTimeout | DeadlineExceeded:
+        if in_time:
+            return HandlerTimeout(f"the handler of {self.name} did not finish within {self._timeout:g} s")
+        return DeadlineExceeded(f"the deadline that came with the request passed before {self.name} was done")
+
+    def _reply(self, channel: Any, request: Envelope, result: Any, sent_before: int) -> None:
         """Send what a handler returned."""
         if not self.can_answer:
             kind = type(result).__name__
@@ -212,7 +303,7 @@ class Dispatcher:
             return
         if self.must_answer and channel.sent != sent_before:
             raise SocketStateError("the handler has sent a reply, and then returned another one, which is dropped")
-        channel.send_envelope(self._as_envelope(received.envelope, result))
+        channel.send_envelope(self._as_envelope(request, result))
         self.counts.replied += 1
 
     def _as_envelope(self, request: Envelope, result: Any) -> Envelope:
@@ -226,45 +317,58 @@ class Dispatcher:
             return Envelope(result.id, result.mimetype, result.data, route) if lost else result
         return request.response_envelope(*encode(result))
 
-    def _no_reply(self) -> tuple[Problem | None, Callable[[], None]]:
-        self.counts.unanswered += 1
-        tell = partial(log.error, "the handler of %s neither sent a reply nor returned one", self.name)
-        return problems.no_reply(self.name), tell
+    # When it was not handled ----------------------------------------------------------------------------------
 
     def _failure(self, error: BaseException, received: ReceivedData) -> tuple[Problem | None, Callable[[], None]]:
         """Count what went wrong in a handler.
 
         Returns the problem to tell the caller, if it is still there, and what tells the log.
         """
-        if isinstance(error, _HandlerTimeout | _DeadlineExceeded):
+        if isinstance(error, HandlerTimeout | DeadlineExceeded):
             self.counts.timed_out += 1
-            problem = error.problem(self.name, self._timeout)
-            return problem, partial(self._complain, "timed-out", problem.detail)
+            return problem_of(error), partial(self._complain, "timed-out", str(error))
+        if isinstance(error, NoReply):
+            self.counts.unanswered += 1
+            return problem_of(error), partial(log.error, "%s", error)
         if isinstance(error, PeerError) and error is received.fault:
             self.counts.refused += 1
-            tell = partial(self._complain, "refused", f"{self.name} refused a message: {error}")
-            return problems.peer_problem(error), tell
+            return problem_of(error), partial(self._complain, "refused", f"{self.name} refused a message: {error}")
         if isinstance(error, Unroutable | SendTimeout) and self._was_for_caller(error, received):
             self.counts.undelivered += 1
             return None, partial(self._complain, "undelivered", f"a reply of {self.name} was not delivered: {error}")
         self.counts.failed += 1
-        return problems.handler_failed(self.name), partial(
-            log.error, "the handler of %s failed", self.name, exc_info=error
-        )
+        return handler_failed(self.name), partial(log.error, "the handler of %s failed", self.name, exc_info=error)
 
     def _was_for_caller(self, error: TransportError, received: ReceivedData) -> bool:
         """Whether what could not be sent was a reply. On a router it may have been for another peer."""
-        if error.socket is not self._socket or not self.can_answer:
+        if error.socket is not self.socket or not self.can_answer:
             return False
         return self.must_answer or error.peer is None or error.peer in received.envelope.request_frames[:1]
 
+    def _decided(
+        self, channel: Any, received: ReceivedData | None, request: Envelope, error: BaseException, sent_before: int
+    ) -> bool:
+        """Let the server decide what to do about an error. False when it did nothing about it, or failed too."""
+        try:
+            answered, sent = self.must_answer and channel.sent != sent_before, channel.sent
+            with gevent.Timeout(self._timeout):
+                result = self._server.on_error(channel, received, error)
+            if result is not None and self.can_answer and not answered:
+                self._reply(channel, request, result, sent_before)
+            return result is not None or (self.must_answer and channel.sent != sent)
+        except (Exception, gevent.Timeout, gevent.GreenletExit):
+            log.exception("on_error of server %s failed for a message of %s", self._server.name, self.name)
+        return False
+
     def _refuse_malformed(self, socket: Socket, error: MalformedEnvelope) -> None:
         self.counts.malformed += 1
-        if self.can_answer:
-            channel, route = self._return_path(socket, error.frames)
-            envelope = Envelope("", PROBLEM_MIMETYPE, problems.peer_problem(error).to_json(), route)
-            self._send(channel, envelope, 0)  # the messages of the other peers must not wait for this one
-        self._complain("malformed", f"{self.name} received a {error}")
+        channel, route = self._return_path(socket, error.frames)
+        request = Envelope("", PROBLEM_MIMETYPE, problem_of(error).to_json(), route)
+        if not self._decided(channel, None, request, error, channel.sent):
+            if self.can_answer:
+                self._send(channel, request, 0)  # the messages of the other peers must not wait for this one
+            self._complain("malformed", f"{self.name} received a {error}")
+        self._tell_hooks(None, error)
 
     def _send_problem(
         self,
@@ -275,8 +379,11 @@ class Dispatcher:
         patience: float | None = None,
     ) -> None:
         """Answer with a problem, if there is one and the handler has not answered."""
-        if problem is not None and self.can_answer and not (self.must_answer and channel.sent != sent_before):
-            self._send(channel, received.envelope.response_envelope(PROBLEM_MIMETYPE, problem.to_json()), patience)
+        if problem is None or not self.can_answer:
+            return
+        if channel.sent != sent_before if self.must_answer else is_problem(received.envelope):
+            return  # two peers must not tell each other for ever that they do not want to hear of problems
+        self._send(channel, received.envelope.response_envelope(PROBLEM_MIMETYPE, problem.to_json()), patience)
 
     def _send(self, channel: Sender, envelope: Envelope, timeout: float | None) -> None:
         """Send a problem. Nobody is told when that does not work: there is nobody to tell."""
@@ -329,25 +436,22 @@ class PeerDispatcher(Dispatcher):
         metadata = Metadata.find(frames[self._routing_ids : -4]) if len(frames) > 4 + self._routing_ids else None
         return socket, ReceivedData(envelope, self._decoder, metadata)
 
-    def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
+    def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
         if b"" in frames[1:]:
             return socket, frames[: frames.index(b"", 1)]
         return socket, frames[:1] if socket.socket_type == "router" else []
 
 
 class RepDispatcher(Dispatcher):
-    """For `rep`, one request at a time: libzmq keeps the request frames, and every request is answered."""
+    """For `rep`, on a ROUTER: its handlers see no difference to a REP, and every request is answered once.
+
+    A REP itself would take one request at a time, also when the server stops and callers wait to be told; it hides the
+    request frames, in which a caller says how long it waits; and it drops replies when a peer has 1,000 of them to
+    read.
+    """
 
     can_answer = True
     must_answer = True
-
-    def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
-        # Not the socket itself: a handler that gives it away must not answer somebody else's request later on.
-        return ReplySocket(socket, []), ReceivedData(adopt(frames), self._decoder)
-
-
-class RoutedRepDispatcher(RepDispatcher):
-    """For `rep` with several requests at a time: a ROUTER, whose handlers see no difference to a REP."""
 
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         try:
@@ -361,29 +465,13 @@ class RoutedRepDispatcher(RepDispatcher):
         metadata = Metadata.find(frames[1 : body - 1]) if body > 2 else None
         return ReplySocket(socket, frames[:body]), ReceivedData(envelope, self._decoder, metadata)
 
-    def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Sender, list[bytes]]:
+    def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
         end = frames.index(b"", 1) if b"" in frames[1:] else 1
         return ReplySocket(socket, [*frames[:end], b""]), []
 
 
-def dispatcher_class(description: SocketDescription, concurrency: int) -> type[Dispatcher]:
-    """The dispatcher that fits a socket."""
-    if description.socket_type == "rep":
-        return RoutedRepDispatcher if concurrency > 1 else RepDispatcher
-    return PeerDispatcher if description.socket_type in ("router", "dealer", "pair") else Dispatcher
-
-
-class _HandlerTimeout(Exception):
-    """The handler had its seconds."""
-
-    @staticmethod
-    def problem(name: str, timeout: float | None) -> Problem:
-        return problems.handler_timeout(name, timeout or 0)
-
-
-class _DeadlineExceeded(Exception):
-    """The caller waits no longer."""
-
-    @staticmethod
-    def problem(name: str, timeout: float | None) -> Problem:
-        return problems.deadline_exceeded(name)
+def dispatcher_class(socket_type: str) -> type[Dispatcher]:
+    """The dispatcher that fits a socket of this declared type."""
+    if socket_type == "rep":
+        return RepDispatcher
+    return PeerDispatcher if socket_type in ("router", "dealer", "pair") else Dispatcher

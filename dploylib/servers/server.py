@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import gevent
@@ -13,10 +13,12 @@ from gevent.pool import Group
 
 from ..config import ServerSettings
 from ..errors import DeclarationError, ServerFailing, TransportError
-from ..transport import DEFAULT_LINGER, Context, Loop, ReceiveLoop, Socket, SocketHandler
+from ..transport import DEFAULT_LINGER, Context, Loop, ReceivedData, ReceiveLoop, Socket, SocketHandler
 from .control import ControlLink
 from .declare import Periodic, ServerDescription, SocketDescription
 from .dispatch import Counts, Dispatcher, dispatcher_class
+from .farewell import ENDING_TIME, Farewell
+from .hooks import Hook, Hooks
 from .sockets import Sockets
 
 __all__ = ["GRACEFUL_TIMEOUT", "DployServer", "Server"]
@@ -26,10 +28,7 @@ log = logging.getLogger(__name__)
 GRACEFUL_TIMEOUT = 30.0
 """Seconds that a stop gives to running handlers, as with gunicorn."""
 
-ENDING_TIME = 2.0
-"""Seconds that ended handlers and background greenlets have to tidy up."""
-
-_SET_BY_INIT = ("name", "settings", "context", "sockets")
+_SET_BY_INIT = ("name", "settings", "context", "sockets", "hooks")
 _LEAST_CLOSING_TIME = 0.5  # seconds for `teardown` and for flushing, each, when nothing is left of the graceful timeout
 
 
@@ -60,6 +59,7 @@ class DployServer:
         self.settings: Any = settings
         self.context = context
         self.sockets = Sockets()
+        self.hooks: Sequence[Hook] = ()  # to be set before the start
         self._control_uri = control_uri
         self._loop: Loop = poll_loop or ReceiveLoop()
         self._dispatchers: dict[str, Dispatcher] = {}
@@ -67,7 +67,9 @@ class DployServer:
         self._failure: ServerFailing | None = None
         self._control: ControlLink | None = None
         self._stop_by: float | None = None  # on the clock of time.monotonic
+        self._told_to_stop = Event()
         self._out_of_time = Event()  # the handlers have had their time
+        self._farewell = Farewell(name, self._out_of_time)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -79,6 +81,18 @@ class DployServer:
 
     def teardown(self) -> None:
         """Called when the handlers are done, before the sockets are closed. Does nothing here."""
+
+    def on_error(self, socket: Any, received: ReceivedData | None, error: BaseException) -> Any:
+        """Called when a message was not handled, to decide what to do about it. Does nothing here.
+
+        `error` is what the handler raised; `HandlerTimeout`, `DeadlineExceeded` or `NoReply`; the `PeerError` of a body
+        that is not what was declared, or a `MalformedEnvelope`, and then `received` is None. `socket` is what the
+        handler gets.
+
+        What it returns is sent as the reply where there is a way back, and stands for "taken care of" elsewhere: then
+        nothing is logged. So does a reply to a `rep` that it sent itself. When it returns None, or raises, what happens
+        without it happens: the peer gets a problem, and the log a line.
+        """
 
     # What it can do --------------------------------------------------------------------------------------------
 
@@ -116,22 +130,13 @@ class DployServer:
 
         Raises what `setup` or a socket raised; `ServerFailing` when it died later on. Nothing is left open.
         """
+        hooks = Hooks(self.hooks)
         try:
-            self._open()
-            self.setup()
-            try:
-                if not self.stopping:
-                    self._run()
-            finally:
-                self._shut_down()
-        finally:
-            self._background.kill(timeout=ENDING_TIME)
-            if self._control is not None:
-                self._control.close()
-            self.sockets.close(min(self._time_left(_LEAST_CLOSING_TIME), DEFAULT_LINGER))
-            self._stop_by = 0.0  # a stop that comes now has nothing to do
-        if self._failure is not None:
-            raise self._failure
+            self._live(hooks)
+        except BaseException as error:
+            hooks.call("server_failed", self, error)
+            raise
+        hooks.call("server_stopped", self)
 
     def stop(self, graceful_timeout: float = GRACEFUL_TIMEOUT) -> None:
         """Receive nothing more, and let `start` return. Does not wait for that.
@@ -142,16 +147,42 @@ class DployServer:
         stop_by = time.monotonic() + checked_graceful_timeout(graceful_timeout)
         if self._stop_by is None or stop_by < self._stop_by:
             self._stop_by = stop_by
+            self._told_to_stop.set()
             self._loop.stop()
-            self._background.start(gevent.Greenlet(self._cancel_after, graceful_timeout))
+            timer: gevent.Greenlet[..., object] = gevent.Greenlet(self._cancel_after, graceful_timeout)
+            timer.name = f"{self.name}: end the handlers"
+            self._background.start(timer)
 
     # Its life --------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _live(self, hooks: Hooks) -> None:
+        try:
+            self._open(hooks)
+            self.setup()
+            try:
+                if not self.stopping:
+                    hooks.call("server_started", self)
+                    self._run(hooks)
+            finally:
+                self._shut_down()
+        finally:
+            self._farewell.end()
+            self._background.kill(timeout=ENDING_TIME)
+            if self._control is not None:
+                self._control.close()
+            self.sockets.close(min(self._time_left(_LEAST_CLOSING_TIME), DEFAULT_LINGER))
+            self._stop_by = 0.0  # a stop that comes now has nothing to do
+        if self._failure is not None:
+            raise self._failure
+
+    def _open(self, hooks: Hooks) -> None:
         """Make the sockets."""
 
-    def _run(self) -> None:
-        """Say that the server is ready, and receive until it is stopped or fails."""
+    def _run(self, hooks: Hooks) -> None:
+        """Say that the server is ready, receive until it is stopped or fails, and see to it that nobody waits in vain.
+
+        The order of a stop is numbered here and in `_shut_down`. All phases share one deadline.
+        """
         if self._control_uri is not None:
             self._control = ControlLink(self.name, self._control_uri, self.context)
             self.spawn(self._obey, self._control)
@@ -160,33 +191,40 @@ class DployServer:
         receiving.name = f"{self.name}: receive"
         receiving.start()
         try:
-            gevent.wait([receiving, self._out_of_time], count=1)  # type: ignore[type-var]  # they share no class
+            _wait_for_one(receiving, self._told_to_stop)
             if isinstance(receiving.value, gevent.GreenletExit) and not self.stopping:
                 self._fail("receiving", receiving.value)  # somebody killed it
+            hooks.call("server_stopping", self)
+            # 1. Nothing new is begun. Who asks is told so, and nobody can push any more.
+            self._farewell.begin(self._dispatchers.values())
+            # 2. The handlers that run may finish, and what PULL sockets have received is handled too.
+            _wait_for_one(receiving, self._out_of_time)
+            self._farewell.hand_on_received()
         finally:
             if self._stop_by is None:  # it is the server that was killed
                 self._stop_by = time.monotonic()
+                self._farewell.begin(self._dispatchers.values())
+            # 3. The handlers that still run are ended. They tell their callers.
             self._end_handlers(receiving)
+            self._farewell.let_callers_hear(self._time_left())
 
     def _end_handlers(self, receiving: gevent.Greenlet[..., Any]) -> None:
-        """End the handlers that still run: their time is over, or the server died. They tell their callers."""
         self._loop.kill(ENDING_TIME)
         receiving.join(timeout=ENDING_TIME)
         for dispatcher in self._dispatchers.values():
-            running = dispatcher.counts.received - dispatcher.counts.handled
-            if running:
-                log.error("%d handlers of %s do not end although they were told to", running, dispatcher.name)
+            if dispatcher.running:
+                log.error(
+                    "%d handlers of %s do not end although they were told to", dispatcher.running, dispatcher.name
+                )
 
     def _shut_down(self) -> None:
-        """The order of a stop. All phases share one deadline."""
-        # 1. Nothing more was received, and the handlers have finished and replied, or were ended: _run has returned.
-        # 2. The background greenlets end. Until now the control socket was listened to: a second stop is quicker.
+        # 4. The background greenlets end. Until now the control socket was listened to: a second stop is quicker.
         self._background.kill(timeout=ENDING_TIME)
         for greenlet in self._background:
             log.error("%s does not end although it was told to", greenlet.name)
-        # 3. The server tidies up.
+        # 5. The server tidies up.
         self._tear_down()
-        # 4. The sockets send what they have, and close: start() does that, also when the server never ran.
+        # 6. The sockets send what they have, and close: _live() does that, also when the server never ran.
 
     def _tear_down(self) -> None:
         seconds = self._time_left(_LEAST_CLOSING_TIME)
@@ -259,11 +297,11 @@ class Server(DployServer):
                     "name (the configuration may keep it)"
                 )
 
-    def _open(self) -> None:
+    def _open(self, hooks: Hooks) -> None:
         for description in self.description.sockets.values():
-            self._open_socket(description)
+            self._open_socket(description, hooks)
 
-    def _open_socket(self, description: SocketDescription) -> None:
+    def _open_socket(self, description: SocketDescription, hooks: Hooks) -> None:
         name = description.name
         where = f"{self.name}.{name}"
         info = self.settings.socket_info(name)
@@ -276,11 +314,13 @@ class Server(DployServer):
         if description.input_handler is None:
             return
         timeout = description.timeout if info.timeout is None else info.timeout
-        make = dispatcher_class(description, concurrency)
-        self._dispatchers[name] = dispatcher = make(where, self, socket, description, timeout)
-        self._loop.register(socket, dispatcher, concurrency)
+        refuses = (info.overload or description.overload) == "refuse"
+        make = dispatcher_class(description.socket_type)
+        dispatcher = make(where, self, socket, description, concurrency, timeout, refuses, hooks)
+        self._dispatchers[name] = dispatcher
+        self._loop.register(socket, dispatcher, concurrency + refuses)  # one to say that all the others are busy
 
-    def _run(self) -> None:
+    def _run(self, hooks: Hooks) -> None:
         for description in self.description.sockets.values():
             deaf = description.socket_type == "sub" and not self.sockets[description.name].subscribed
             if deaf and description.input_handler is not None:
@@ -292,7 +332,7 @@ class Server(DployServer):
                 )
         for attribute, periodic in self.description.periodic.items():
             self.spawn(self._repeat, attribute, periodic)
-        super()._run()
+        super()._run(hooks)
 
     def _repeat(self, attribute: str, periodic: Periodic) -> None:
         due = time.monotonic()
@@ -304,6 +344,11 @@ class Server(DployServer):
                 periodic.function(self)
             except (Exception, gevent.Timeout):
                 log.exception("%s.%s failed; it is called again in %g s", self.name, attribute, periodic.seconds)
+
+
+def _wait_for_one(*things: Any) -> None:
+    """Wait for one of these greenlets and events."""
+    gevent.wait(things, count=1)
 
 
 Server.description = ServerDescription(Server)

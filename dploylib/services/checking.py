@@ -47,9 +47,11 @@ def _socket_problems(
     description: SocketDescription, info: SocketSettings, context: Context, owner: str, bound: dict[str, str]
 ) -> _Found:
     if description.input_handler is None:
-        for key in ("concurrency", "timeout"):
+        for key in ("concurrency", "timeout", "overload"):
             if getattr(info, key) is not None:
                 yield (key,), f"{key} is for sockets with a handler, and {owner} has none"
+    elif info.overload is not None and (flaw := description.overload_flaw(info.overload)):
+        yield ("overload",), flaw
     options = []
     for option in info.option_pairs:
         try:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
-from ..errors import InvalidData, MalformedEnvelope, PeerError, UndecodableData, UnexpectedMimetype
+from ..errors import (
+    DeadlineExceeded,
+    HandlerTimeout,
+    InvalidData,
+    MalformedEnvelope,
+    NoReply,
+    Overloaded,
+    PeerError,
+    ShuttingDown,
+    UndecodableData,
+    UnexpectedMimetype,
+)
 from .codecs import PROBLEM_MIMETYPE, essence
 from .envelope import Envelope
 
-__all__ = ["Problem"]
+__all__ = ["Problem", "handler_failed", "is_problem", "problem_of"]
 
 _TEXT_LIMIT = 500  # characters; an error text may quote what a peer sent
 
@@ -35,7 +46,7 @@ class Problem(msgspec.Struct, frozen=True):
     @classmethod
     def from_envelope(cls, envelope: Envelope) -> Problem | None:
         """The problem in an envelope, or None if there is none in it."""
-        if essence(envelope.mimetype) != PROBLEM_MIMETYPE:
+        if not is_problem(envelope):
             return None
         try:
             return msgspec.json.decode(envelope.data, type=cls)
@@ -43,44 +54,31 @@ class Problem(msgspec.Struct, frozen=True):
             return cls("about:blank", "Unreadable problem", 500, envelope.data.decode(errors="replace"))
 
 
-def peer_problem(error: PeerError) -> Problem:
-    """What to tell a peer about its own mistake: all of it."""
-    name, title, status = _PEER_PROBLEMS.get(type(error), ("bad-request", "Bad request", 400))
-    return Problem(f"urn:dploylib:{name}", title, status, str(error))
+def is_problem(envelope: Envelope) -> bool:
+    """Whether an envelope is an error reply, readable or not."""
+    return essence(envelope.mimetype) == PROBLEM_MIMETYPE
 
 
-_PEER_PROBLEMS: dict[type[PeerError], tuple[str, str, int]] = {
+_PROBLEMS: dict[type[BaseException], tuple[str, str, int]] = {
     MalformedEnvelope: ("malformed-envelope", "Malformed envelope", 400),
     UnexpectedMimetype: ("unexpected-mimetype", "Unexpected mimetype", 400),
     UndecodableData: ("undecodable-data", "Undecodable body", 400),
     InvalidData: ("invalid-data", "Invalid data", 422),
+    PeerError: ("bad-request", "Bad request", 400),
+    NoReply: ("no-reply", "No reply", 500),
+    Overloaded: ("overloaded", "Overloaded", 503),
+    ShuttingDown: ("shutting-down", "Shutting down", 503),
+    HandlerTimeout: ("handler-timeout", "Handler timed out", 504),
+    DeadlineExceeded: ("deadline-exceeded", "Deadline exceeded", 504),
 }
+
+
+def problem_of(error: PeerError | NoReply | Overloaded | ShuttingDown | HandlerTimeout | DeadlineExceeded) -> Problem:
+    """What to tell a peer about its own mistake, or about what became of its message: all that the error says."""
+    name, title, status = next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
+    return Problem(f"urn:dploylib:{name}", title, status, str(error))
 
 
 def handler_failed(where: str) -> Problem:
     """The handler raised. What it raised is in our log, not in the reply."""
     return Problem("urn:dploylib:handler-failed", "Handler failed", 500, f"the handler of {where} failed")
-
-
-def handler_timeout(where: str, seconds: float) -> Problem:
-    """The handler ran longer than its `timeout`, in seconds."""
-    detail = f"the handler of {where} did not finish within {seconds:g} s"
-    return Problem("urn:dploylib:handler-timeout", "Handler timed out", 504, detail)
-
-
-def deadline_exceeded(where: str) -> Problem:
-    """The caller's deadline passed before the handler was done."""
-    detail = f"the deadline that came with the request passed before {where} was done"
-    return Problem("urn:dploylib:deadline-exceeded", "Deadline exceeded", 504, detail)
-
-
-def no_reply(where: str) -> Problem:
-    """The handler neither sent a reply nor returned one."""
-    detail = f"the handler of {where} neither sent a reply nor returned one"
-    return Problem("urn:dploylib:no-reply", "No reply", 500, detail)
-
-
-def shutting_down(where: str) -> Problem:
-    """The service stops and has no time left for this request."""
-    detail = f"the service of {where} is shutting down"
-    return Problem("urn:dploylib:shutting-down", "Shutting down", 503, detail)

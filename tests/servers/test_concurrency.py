@@ -590,5 +590,6 @@ def test_each_request_is_handled_once_and_answered_once_whatever_handlers_do(
         wait_until(lambda: sum(replies.values()) == counts.received)
     finally:
         gevent.killall(greenlets)
-    assert counts.handled == counts.received == len(replies) == len(server.begun)
+    assert counts.handled == counts.received == len(replies) == len(server.begun) + counts.rejected
+    assert bool(counts.rejected) == bool(stop_at)
     assert server.most <= concurrency

@@ -156,17 +156,29 @@ def test_every_stop_returns_when_all_is_over_and_not_before(waiting):
     assert states == [(State.STOPPED, True, True)] * 3
 
 
-def test_what_was_not_received_before_the_stop_is_not_answered(waiting):
+def test_a_request_that_nobody_has_read_when_the_stop_begins_is_turned_away_at_once(waiting):
     service, server, client = waiting()
-    with Socket.connect_new("req", service.endpoints["waits"]["request"]) as late:
-        late.send_text("waits in the queue")
+    with Socket.connect_new("req", service.endpoints["waits"]["request"]) as early:
+        early.send_text("waits in the queue")
         stopping = gevent.spawn(service.stop, 60)
-        gevent.sleep(0.01)
+        assert status_of(early) == 503
+        assert not stopping.dead
         server.go_on.set()
         stopping.get(timeout=10)
         assert client.receive_text(timeout=10) == "done"
-        assert not late.wait_readable(timeout=0.05)
-        late.close(linger=0)
+
+
+@both
+def test_who_asks_during_the_stop_is_turned_away_at_once(waiting, concurrency):
+    service, server, client = waiting(concurrency)
+    with Socket.connect_new("req", service.endpoints["waits"]["request"]) as late:
+        stopping = gevent.spawn(service.stop, 60)
+        late.send_text("comes too late")
+        assert status_of(late) == 503
+        assert not stopping.dead
+        server.go_on.set()
+        stopping.get(timeout=10)
+        assert client.receive_text(timeout=10) == "done"
 
 
 def test_replies_and_messages_that_are_queued_are_flushed(make_service, config_for):

@@ -11,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dploylib.errors import (
+    DeadlineExceeded,
+    HandlerTimeout,
     InvalidData,
     MalformedEnvelope,
+    NoReply,
+    Overloaded,
     PeerError,
+    ShuttingDown,
     UndecodableData,
     UnexpectedMimetype,
 )
@@ -406,27 +411,22 @@ def test_a_problem_that_cannot_be_read_is_still_one(body):
         (UnexpectedMimetype("x"), 400, "urn:dploylib:unexpected-mimetype"),
         (UndecodableData("x"), 400, "urn:dploylib:undecodable-data"),
         (InvalidData("x"), 422, "urn:dploylib:invalid-data"),
-        (PeerError("x"), 400, "urn:dploylib:bad-request"),
+        (type("Subclass", (PeerError,), {})("x"), 400, "urn:dploylib:bad-request"),
+        (NoReply("x"), 500, "urn:dploylib:no-reply"),
+        (Overloaded("x"), 503, "urn:dploylib:overloaded"),
+        (ShuttingDown("x"), 503, "urn:dploylib:shutting-down"),
+        (HandlerTimeout("x"), 504, "urn:dploylib:handler-timeout"),
+        (DeadlineExceeded("x"), 504, "urn:dploylib:deadline-exceeded"),
     ],
 )
-def test_a_peer_is_told_about_its_own_mistake(error, status, type):
-    problem = problems.peer_problem(error)
+def test_each_error_that_a_peer_is_told_of_has_a_stable_type_and_a_status(error, status, type):
+    problem = problems.problem_of(error)
     assert (problem.status, problem.type) == (status, type)
     assert problem.detail == str(error)
 
 
-@pytest.mark.parametrize(
-    ("problem", "status"),
-    [
-        (problems.handler_failed("echo.request"), 500),
-        (problems.handler_timeout("echo.request", 1.5), 504),
-        (problems.deadline_exceeded("echo.request"), 504),
-        (problems.no_reply("echo.request"), 500),
-        (problems.shutting_down("echo.request"), 503),
-    ],
-)
-def test_our_own_problems_name_the_socket_and_have_stable_types(problem, status):
-    assert problem.status == status
-    assert "echo.request" in problem.detail
-    assert problem.type.startswith("urn:dploylib:")
+def test_of_a_handler_that_raised_a_peer_learns_where_and_no_more():
+    problem = problems.handler_failed("echo.request")
+    assert (problem.status, problem.type) == (500, "urn:dploylib:handler-failed")
+    assert problem.detail == "the handler of echo.request failed"
     assert Problem.from_envelope(Envelope("", PROBLEM_MIMETYPE, problem.to_json())) == problem

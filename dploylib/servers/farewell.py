@@ -1,0 +1,146 @@
+"""What a server that stops does for those who do not know it yet: nothing that it has received is lost in silence.
+
+ZeroMQ has no way to say "send nothing more", and what a closed socket had received goes with it. So
+
+- whoever asks on a socket that can answer is told that the server shuts down, from the moment of the stop until the
+  sockets close, and then can ask elsewhere;
+- a PULL takes no new peers and hears nothing more from those it has, which keep their messages or give them to others,
+  and hands on what it has received. A connected one cannot be cut off without losing what it has received, so it hands
+  on as many messages as can have been waiting for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from ..errors import MalformedEnvelope, TransportError
+from ..transport import ReceiveLoop, Socket
+from .dispatch import Dispatcher
+
+__all__ = ["ENDING_TIME", "Farewell"]
+
+log = logging.getLogger(__name__)
+
+ENDING_TIME = 2.0
+"""Seconds that ended handlers and background greenlets have to tidy up."""
+
+_QUIET = 0.05  # seconds without a message after which nobody seems to be about to send one
+_MOST_PATIENCE = 1.0  # seconds that peers who go on asking, although they are told to stop, can keep a server
+_SWEEP = 10_000  # messages of a socket that are looked at in the very end, when nobody else runs
+
+
+class Farewell:
+    """The farewell of one server to its peers. `out_of_time` is set when the time of the stop is up."""
+
+    def __init__(self, owner: str, out_of_time: Event) -> None:
+        self._owner = owner
+        self._out_of_time = out_of_time
+        self._answering: list[Dispatcher] = []
+        self._pulling: list[Dispatcher] = []
+        self._loop = ReceiveLoop()
+        self._turning_away: gevent.Greenlet[..., None] | None = None
+
+    def begin(self, dispatchers: Iterable[Dispatcher]) -> None:
+        """Turn away whoever asks from now on, and let nobody push any more. Once only."""
+        if self._turning_away is not None:
+            return
+        green = [one for one in dispatchers if one.socket.green]
+        self._answering = [one for one in green if one.can_answer]
+        self._pulling = [one for one in green if one.socket.socket_type == "pull"]
+        for one in self._pulling:
+            _cut_off(one.socket)
+        for one in self._answering:
+            self._loop.register(one.socket, one.turn_away)
+        self._turning_away = self._spawn("turn callers away", _run, self._loop)
+
+    def hand_on_received(self) -> None:
+        """Handle what PULL sockets have received, until the time is up."""
+        # Where nothing was received yet, nothing is waiting: the loop would have read it.
+        waiting = [one for one in self._pulling if one.counts.received]
+        gevent.joinall([self._spawn(f"hand on what {one.name} received", self._hand_on, one) for one in waiting])
+
+    def let_callers_hear(self, seconds: float) -> None:
+        """Stay for those who had a reply, and ask again before they can know that they should not: seconds at most."""
+        if any(one.counts.received for one in self._answering):
+            ends = time.monotonic() + min(seconds, _MOST_PATIENCE)
+            self._wait_until_quiet(self._answering, lambda: time.monotonic() >= ends)
+
+    def end(self) -> None:
+        """Turn away nobody any more but those who have asked already. The sockets are about to be closed."""
+        self._loop.kill()
+        if self._turning_away is not None:
+            self._turning_away.join()
+        for one in self._answering:
+            with contextlib.suppress(TransportError):
+                for _ in range(_SWEEP):
+                    if not one.socket.readable():
+                        break
+                    one.turn_away(one.socket)
+
+    def _hand_on(self, one: Dispatcher) -> None:
+        most = one.counts.received + _most_waiting(one.socket)
+        loop = ReceiveLoop()
+        loop.register(one.socket, one, one.concurrency)
+        running = self._spawn(f"receive what {one.name} received", _run, loop)
+        self._wait_until_quiet([one], lambda: one.counts.received >= most or running.dead)
+        loop.stop()
+        gevent.wait([running, self._out_of_time], count=1)  # type: ignore[type-var]  # they share no class
+        loop.kill(ENDING_TIME)
+        lost = _discard(one.socket)
+        if lost:
+            log.error("%d messages that %s had received were not handled: there was no time", lost, one.name)
+
+    def _wait_until_quiet(self, dispatchers: Collection[Dispatcher], enough: Callable[[], bool]) -> None:
+        """Wait until nothing was received for a while and nothing is being handled, or it is enough, or out of time."""
+        seen = -1
+        while not enough():
+            received = sum(one.counts.received for one in dispatchers)
+            if received == seen and not any(one.running for one in dispatchers):
+                return
+            seen = received
+            if self._out_of_time.wait(_QUIET):
+                return
+
+    def _spawn(self, what: str, function: Callable[..., None], *args: Any) -> gevent.Greenlet[..., None]:
+        greenlet = gevent.Greenlet(function, *args)
+        greenlet.name = f"{self._owner}: {what}"
+        greenlet.start()
+        return greenlet
+
+
+def _run(loop: ReceiveLoop) -> None:
+    with contextlib.suppress(TransportError):  # somebody closed a socket: then nobody can be told any more
+        loop.run()
+
+
+def _cut_off(socket: Socket) -> None:
+    """Let no peer push to this socket any longer. What was received can still be read."""
+    for endpoint in socket.endpoints:
+        with contextlib.suppress(TransportError):  # it is connected to it, or was closed
+            socket.unbind(endpoint)
+
+
+def _most_waiting(socket: Socket) -> float:
+    """How many messages may be waiting in a socket that was cut off, or be pushed all the same as it is connected."""
+    endpoints = len(socket.endpoints)
+    mark = socket.get_option("rcvhwm") if endpoints and not socket.closed else 0
+    return mark * endpoints or math.inf
+
+
+def _discard(socket: Socket) -> int:
+    """Take away what can be received, and return how many messages that were."""
+    count = 0
+    with contextlib.suppress(TransportError):
+        while count < _SWEEP and socket.readable():
+            count += 1
+            with contextlib.suppress(MalformedEnvelope):
+                socket.receive_frames(copy=False)
+    return count
