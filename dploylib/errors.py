@@ -29,6 +29,7 @@ __all__ = [
     "NoReply",
     "Overloaded",
     "PeerError",
+    "ProcessDied",
     "ReceiveTimeout",
     "SendTimeout",
     "ServerFailing",
@@ -177,6 +178,10 @@ class DeclarationError(DployError, TypeError):
 
 class ServerFailing(DployError):
     """A server died. The cause is the `__cause__`."""
+
+
+class ProcessDied(DployError):
+    """The process of a server has ended and did not say why: by a signal, or an exit of its own."""
 
 
 class ServiceFailing(DployError):

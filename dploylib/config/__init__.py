@@ -16,6 +16,7 @@ from .model import (
     ServerSettings,
     Settings,
     SocketSettings,
+    Supervision,
     json_schema,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "SocketSettings",
+    "Supervision",
     "YAMLConfigMapper",
     "json_schema",
 ]

@@ -17,9 +17,8 @@ from .reading import Document, read_yaml
 
 __all__ = ["YAMLConfigMapper"]
 
-_EXPECTED = "expected a mapping with the keys " + " and ".join(
-    field.encode_name for field in msgspec.structs.fields(Configuration)
-)
+*_KEYS, _LAST_KEY = (field.encode_name for field in msgspec.structs.fields(Configuration))
+_EXPECTED = f"expected a mapping with the keys {', '.join(_KEYS)} and {_LAST_KEY}"
 
 
 class YAMLConfigMapper:

@@ -23,7 +23,7 @@ from .checking import Checker
 from .endpoints import TRANSPORTS, endpoint_flaw
 from .problems import Path, SourceMap, did_you_mean
 
-__all__ = ["Configuration", "OptionValue", "ServerSettings", "Settings", "SocketSettings", "json_schema"]
+__all__ = ["Configuration", "OptionValue", "ServerSettings", "Settings", "SocketSettings", "Supervision", "json_schema"]
 
 _REQUIRED: Final[Any] = object()
 _NAME = r"[^\s/.\x00-\x1f\x7f-\x9f]+"
@@ -99,6 +99,27 @@ class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return list(self.options.items() if isinstance(self.options, dict) else self.options)
 
 
+class Supervision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happens when one server dies."""
+
+    restart: Annotated[
+        Annotated[str, _one_of("never", "on-failure")],
+        Meta(description="Whether the server is started again. Otherwise the service fails."),
+    ] = "never"
+    intensity: Annotated[
+        Annotated[int, Meta(ge=1)],
+        Meta(description="How often it may be started again within the period. One death more, and the service fails."),
+    ] = 5
+    period: Annotated[Annotated[float, Meta(gt=0)], Meta(description="The period, in seconds.")] = 60.0
+    backoff: Annotated[
+        Annotated[float, Meta(ge=0)],
+        Meta(description="Seconds before it is started again. They double with each time within the period."),
+    ] = 0.1
+    backoff_limit: Annotated[
+        Annotated[float, Meta(ge=0)], Meta(description="The most seconds that the doubling comes to.")
+    ] = 10.0
+
+
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The configuration of a dploylib service."""
 
@@ -109,6 +130,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             extra_json_schema=_BY_NAME,
         ),
     ]
+    supervision: Annotated[
+        dict[_Name, Supervision],
+        Meta(description="What happens when a server dies, by the name of the server.", extra_json_schema=_BY_NAME),
+    ] = {}
     general: Annotated[
         dict[str, Any],
         Meta(description="Whatever the servers want to know besides. dploylib does not look into it."),
@@ -134,7 +159,8 @@ def _as_written(schema: Any) -> Any:
     if schema.get("type") == "object" and "required" not in schema:
         return written | {"type": ["object", "null"]}
     if schema.get("type") in ("integer", "number"):
-        return {"anyOf": [written, {"type": "string", "pattern": r"\$\{"}]}
+        described = {"description": written.pop("description")} if "description" in written else {}
+        return described | {"anyOf": [written, {"type": "string", "pattern": r"\$\{"}]}
     return written
 
 
@@ -212,6 +238,10 @@ class Settings:
             )
         return sockets[socket]
 
+    def supervision(self, server: str) -> Supervision:
+        """What happens when this server dies."""
+        return self._configuration.supervision.get(server, Supervision())
+
     def server_settings(self, server: str) -> ServerSettings:
         """What one server gets to see. Raises ServerNotInConfiguration."""
         self.server_info(server)
@@ -233,7 +263,11 @@ class Settings:
         for server in (name for name in declared if name in configured):
             owner = f"server {server!r}"
             differences += _differences((server,), "socket", owner, declared[server], configured[server])
-        return [self.problem(("servers", *path), message) for path, message in differences]
+        problems = [self.problem(("servers", *path), message) for path, message in differences]
+        for name in (name for name in self._configuration.supervision if name not in declared):
+            hint = did_you_mean(name, declared, "servers")
+            problems.append(self.problem(("supervision", name), f"the service has no server {name!r}{hint}"))
+        return problems
 
 
 def _differences(
@@ -253,6 +287,7 @@ class ServerSettings:
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
         self._settings = settings
+        self._resolved: dict[str, list[str]] = {}
 
     def __repr__(self) -> str:
         return f"<ServerSettings {self.name!r} sockets={self.socket_names}>"
@@ -268,4 +303,14 @@ class ServerSettings:
 
     def socket_info(self, socket: str) -> SocketSettings:
         """The settings of a socket of this server. Raises SocketInfoNotInConfiguration."""
-        return self._settings.socket_info(self.name, socket)
+        info = self._settings.socket_info(self.name, socket)
+        uris = self._resolved.get(socket)
+        return info if uris is None else msgspec.structs.replace(info, uri=uris)
+
+    def at(self, endpoints: Mapping[str, list[str]]) -> ServerSettings:
+        """The same settings, with the tcp endpoints that wildcards became before: a restarted server is found there."""
+        other = ServerSettings(self.name, self._settings)
+        for socket, uris in endpoints.items():
+            if uris and socket in self.socket_names and all(uri.startswith("tcp://") for uri in uris):
+                other._resolved[socket] = uris
+        return other

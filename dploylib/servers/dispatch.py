@@ -148,10 +148,11 @@ class Dispatcher:
         self._handler = cast(InputHandler, description.input_handler)
         self._decoder = description.decoder
         self._timeout = timeout
-        self._hooks = hooks
+        self._hooks = hooks or Hooks()
+        self._observed = self._hooks.observe_messages
         self._untold: Counter[str] = Counter()  # what went wrong since the log last had a line about it
         # What a message goes through; nobody pays for what was not asked for.
-        self._pass: Callable[[Any, ReceivedData], Any] = self._observe if hooks else self._serve
+        self._pass: Callable[[Any, ReceivedData], Any] = self._observe if self._observed else self._serve
         if refuses:
             self._pass = partial(self._serve_if_free, self._pass)
 
@@ -239,7 +240,7 @@ class Dispatcher:
 
     def _observe(self, channel: Any, received: ReceivedData) -> None:
         """Serve, and call the hooks before and after."""
-        hooks = cast(Hooks, self._hooks)
+        hooks = self._hooks
         began = time.monotonic()
         hooks.call("message_received", self._server, self._socket_name, received)
         try:
@@ -254,7 +255,7 @@ class Dispatcher:
 
     def _tell_hooks(self, received: ReceivedData | None, error: BaseException, began: float | None = None) -> None:
         """Tell the hooks that a message was not handled."""
-        if self._hooks:
+        if self._observed:
             seconds = 0.0 if began is None else time.monotonic() - began
             self._hooks.call("message_failed", self._server, self._socket_name, received, error, seconds)
 

@@ -39,6 +39,12 @@ class Hook:
     def server_failed(self, server: Any, error: BaseException) -> None:
         """The server has ended by an error, in its start or later. Its sockets are closed."""
 
+    def server_restarting(self, name: str, error: BaseException, seconds: float) -> None:
+        """The server of this name has died of this error, and is started again in so many seconds.
+
+        Called where the service runs: in the thread and the process of its coordinator.
+        """
+
     def message_received(self, server: Any, socket: str, received: Any) -> None:
         """A handler is about to be called with what was received on the socket of this configured name."""
 
@@ -54,18 +60,24 @@ class Hook:
 
 
 class Hooks:
-    """The hooks of one server. False when there are none."""
+    """The hooks of one server."""
 
     def __init__(self, hooks: Iterable[Hook] = ()) -> None:
-        self._hooks = list(hooks)
+        self._by_event: dict[str, list[Hook]] = {}
+        for hook in hooks:
+            for event in (name for name in vars(Hook) if not name.startswith("_")):
+                if getattr(type(hook), event) is not getattr(Hook, event):
+                    self._by_event.setdefault(event, []).append(hook)
         self._quiet_until: dict[tuple[int, str], float] = {}  # by hook and event, on the clock of time.monotonic
 
-    def __bool__(self) -> bool:
-        return bool(self._hooks)
+    @property
+    def observe_messages(self) -> bool:
+        """Whether any of them wants to hear of messages. If not, no message costs anything more."""
+        return any(event.startswith("message_") for event in self._by_event)
 
     def call(self, event: str, *arguments: Any) -> None:
-        """Call the method of this name of every hook."""
-        for hook in self._hooks:
+        """Call the method of this name of every hook that has one."""
+        for hook in self._by_event.get(event, ()):
             try:
                 getattr(hook, event)(*arguments)
             except (Exception, gevent.Timeout):  # noqa: BLE001 - a hook may raise anything

@@ -12,15 +12,19 @@ For example::
 from ..errors import ServiceFailing
 from .coordinator import GreenletServerCoordinator, ServerCoordinator, ServerRun
 from .lifecycle import State
+from .processes import ProcessServerCoordinator
 from .service import Service
 from .templates import ServiceTemplate
+from .threads import ThreadedServerCoordinator
 
 __all__ = [
     "GreenletServerCoordinator",
+    "ProcessServerCoordinator",
     "ServerCoordinator",
     "ServerRun",
     "Service",
     "ServiceFailing",
     "ServiceTemplate",
     "State",
+    "ThreadedServerCoordinator",
 ]

@@ -1,19 +1,23 @@
-"""Coordinators: what spawns the servers of a service, watches them and stops them."""
+"""Coordinators: what spawns the servers of a service, watches them, starts them again and stops them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gevent
 from gevent.event import AsyncResult, Event
+from gevent.pool import Group
 
-from ..config import Settings
+from ..config import ServerSettings, Settings
 from ..errors import ServerFailing, ServiceStateError, SocketClosed
-from ..servers import GRACEFUL_TIMEOUT, Server
+from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.control import Stop, control_topic
+from ..servers.hooks import Hooks
 from ..transport import Context, Socket
+from .supervision import Restarts
 
 __all__ = ["GreenletServerCoordinator", "ServerCoordinator", "ServerRun"]
 
@@ -26,28 +30,62 @@ _SUBSCRIBED = b"\x01"  # the first byte of what an XPUB receives when somebody s
 class ServerRun:
     """One run of a server, from its start to its end.
 
-    `ready` is set once the server has its sockets and is set up; `ended` once it is over, and `error` is why, if it was
-    not told to stop.
+    `ready` is set once the server has its sockets and is set up; `endpoints` are what these are bound and connected to
+    then. `ended` is set once it is over, and `error` is why, if it was not told to stop. `server` is the server, if it
+    runs in this process.
     """
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.name = server.name
+    def __init__(
+        self,
+        name: str,
+        server_cls: type[Server],
+        settings: ServerSettings,
+        control_uri: str,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self.name = name
+        self.server_cls = server_cls
+        self.settings = settings
+        self.control_uri = control_uri
+        self.hooks = hooks
+        self.server: Server | None = None
+        self.endpoints: dict[str, list[str]] = {}
         self.ready = Event()
         self.ended = Event()
         self.error: BaseException | None = None
 
+    def serve(self, context: Context) -> BaseException | None:
+        """Make the server, here where it is to run, and run it to its end. Returns what it raised."""
+        try:
+            self.server = server = self.server_cls(self.name, self.settings, self.control_uri, context)
+            server.hooks = self.hooks
+            server.start()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - wait() raises it
+            return error
+        return None
+
+    def again(self) -> ServerRun:
+        """The next run of the server, at the same endpoints."""
+        settings = self.settings.at(self.endpoints)
+        other = ServerRun(self.name, self.server_cls, settings, self.control_uri, self.hooks)
+        other.endpoints = self.endpoints
+        return other
+
 
 class ServerCoordinator:
-    """Spawns servers, notices when one dies, and stops them. Subclasses say where a server runs: `spawn` and `kill`.
+    """Spawns servers, notices when one dies, starts it again if it should, and stops them.
 
-    `control_uri` is the endpoint of the control socket, which carries the stop to the servers: an inproc one of its
-    own, unless given. `context` is the context that the servers get; without one, each start makes a new one and the
-    stop closes it.
+    Subclasses say where a server runs: `spawn` and `kill`.
+
+    `control_uri` is the endpoint of the control socket, which carries the stop to the servers: one of its own, unless
+    given. `context` is the context that the servers get; without one, each start makes a new one and the stop closes
+    it.
     """
 
     def __init__(self, control_uri: str | None = None, context: Context | None = None) -> None:
-        self._control_uri = control_uri or f"inproc://control-{id(self):x}"
+        self._given_control_uri = control_uri
         self._given_context = context
         self._context: Context | None = None
         self._control: Socket | None = None
@@ -57,19 +95,32 @@ class ServerCoordinator:
     def _prepare(self) -> None:
         """Forget the run before: a coordinator may be used again."""
         self._runs: dict[str, ServerRun] = {}
+        self._restarts: dict[str, Restarts] = {}
+        self._restarting = Group()
+        self._hooks = Hooks()
         self._outcome: AsyncResult[None] = AsyncResult()
+        self._started = False
         self._stopping = False
         self._stopped = Event()
 
     # What a subclass decides -----------------------------------------------------------------------------------
 
     def spawn(self, run: ServerRun) -> None:
-        """Let `run.server.start()` run somewhere, and see to it that `server_ended(run, error)` is called after it."""
+        """Let `run.serve(context)` run somewhere, and see to it that `server_ended(run, error)` is called after it.
+
+        The error is what `serve` returned, or why it did not come that far.
+        """
         raise NotImplementedError(f"{type(self).__name__} must say in spawn() where a server runs")
 
     def kill(self, run: ServerRun) -> None:
         """End a server that is not ready, or did not stop when it was told to. Does not wait for that."""
         raise NotImplementedError(f"{type(self).__name__} must say in kill() how a server is ended")
+
+    def server_ready(self, run: ServerRun) -> None:
+        """Called when a server has said that it is ready. A subclass that has to learn its endpoints may defer it."""
+        if run.server is not None:
+            run.endpoints = run.server.endpoints
+        run.ready.set()
 
     def server_ended(self, run: ServerRun, error: BaseException | None) -> None:
         """To be called in this thread's hub when a server has ended, with what it raised."""
@@ -77,10 +128,12 @@ class ServerCoordinator:
             return
         run.error = error
         run.ended.set()
-        if not self._stopping and not self._outcome.ready():
-            if run.ready.is_set():  # else start() raises it
-                log.error("server %s died", run.name, exc_info=error)
-            self._outcome.set_exception(_as_failure(run))
+        if self._stopping or self._outcome.ready():
+            return
+        if self._started:
+            self._supervise(run)
+        else:
+            self._outcome.set_exception(_as_failure(run))  # which start() raises
 
     # What they share -------------------------------------------------------------------------------------------
 
@@ -93,19 +146,35 @@ class ServerCoordinator:
 
     @property
     def servers(self) -> dict[str, Server]:
-        """The servers by name."""
-        return {name: run.server for name, run in self._runs.items()}
+        """The servers by name, as far as they run in this process."""
+        return {name: run.server for name, run in self._runs.items() if run.server is not None}
 
-    def setup_servers(self, servers: Mapping[str, type[Server]], settings: Settings) -> None:
-        """Make the control socket and the servers, each with its part of the settings. `stop` undoes it."""
+    @property
+    def endpoints(self) -> dict[str, dict[str, list[str]]]:
+        """What each socket of each server is bound or connected to, wildcards resolved, by names."""
+        return {name: run.endpoints for name, run in self._runs.items()}
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often each server was started again, by name."""
+        return {name: restarts.total for name, restarts in self._restarts.items()}
+
+    def setup_servers(
+        self, servers: Mapping[str, type[Server]], settings: Settings, hooks: Sequence[Hook] = ()
+    ) -> None:
+        """Make the control socket, and prepare a run of each server with its part of the settings. `stop` undoes it."""
         self._prepare()
         self._context = context = self._given_context or Context.new()
-        self._control = Socket.bind_new("xpub", self._control_uri, context=context)
-        control_uri = self._control.endpoint
+        self._control = Socket.bind_new("xpub", self._make_control_uri(), context=context)
+        self._hooks = Hooks(hooks)
+        self._restarts = {name: Restarts(settings.supervision(name)) for name in servers}
         self._runs = {
-            name: ServerRun(server_cls(name, settings.server_settings(name), control_uri, context))
+            name: ServerRun(name, server_cls, settings.server_settings(name), self._control.endpoint, hooks)
             for name, server_cls in servers.items()
         }
+
+    def _make_control_uri(self) -> str:
+        return self._given_control_uri or f"inproc://control-{id(self):x}"
 
     def start(self) -> None:
         """Spawn the servers, and return when all are ready. If one is not, stop them all and raise why.
@@ -123,7 +192,9 @@ class ServerCoordinator:
                 self.spawn(run)
                 self._check_not_stopped()
             self._wait_until_ready()
+            self._started = True
         except BaseException:
+            self._outcome = AsyncResult()  # a start that failed has told why; there is nothing to wait for
             if self._stopping:
                 self._stopped.wait()
             else:
@@ -131,7 +202,7 @@ class ServerCoordinator:
             raise
 
     def wait(self) -> None:
-        """Return when the servers have been stopped. Raises `ServerFailing` as soon as one died."""
+        """Return when the servers have been stopped. Raises `ServerFailing` as soon as one died for good."""
         self._outcome.get()
 
     def stop(self, graceful_timeout: float = GRACEFUL_TIMEOUT) -> None:
@@ -147,7 +218,31 @@ class ServerCoordinator:
                 self._close()
         self._stopped.wait()
 
+    def _supervise(self, run: ServerRun) -> None:
+        """Start a server that died again, in a while; or fail, if it is not to be started again."""
+        restarts = self._restarts[run.name]
+        delay = None if run.error is None else restarts.next_delay()  # one that ended by itself did not fail
+        if delay is None:
+            log.error("server %s died", run.name, exc_info=run.error)
+            self._outcome.set_exception(_as_failure(run, restarts))
+            return
+        log.error("server %s died, and is started again in %.2f s", run.name, delay, exc_info=run.error)
+        self._hooks.call("server_restarting", run.name, run.error, delay)
+        greenlet: gevent.Greenlet[..., object] = gevent.Greenlet(self._restart, run.again())
+        greenlet.name = f"restart server {run.name}"
+        self._restarting.add(greenlet)
+        greenlet.start_later(delay)
+
+    def _restart(self, run: ServerRun) -> None:
+        self._runs[run.name] = run
+        log.info("starting server %s again", run.name)
+        try:
+            self.spawn(run)
+        except Exception as error:  # noqa: BLE001 - whatever it is, another try may help
+            self.server_ended(run, error)
+
     def _end_servers(self, graceful_timeout: float) -> None:
+        self._restarting.kill()
         for run in self._alive():
             if run.ready.is_set() and self._control is not None:
                 self._control.send_obj(Stop(graceful_timeout), id=control_topic(run.name))
@@ -159,7 +254,7 @@ class ServerCoordinator:
             self.kill(run)
         gevent.wait([run.ended for run in self._alive()], timeout=_CLOSING_TIME)
         for run in self._alive():
-            log.error("server %s goes on although it was killed; its sockets are closed", run.name)
+            log.error("server %s goes on although it was killed, and is left behind", run.name)
             self.server_ended(run, None)
 
     def _close(self) -> None:
@@ -170,11 +265,14 @@ class ServerCoordinator:
                     self._watcher.kill()
                 control.close(linger=0)
             if self._given_context is None and self._context is not None:
-                self._context.close()
+                self._close_context(self._context)
         finally:
             self._stopped.set()
             if not self._outcome.ready():
                 self._outcome.set(None)
+
+    def _close_context(self, context: Context) -> None:
+        context.close()
 
     def _check_not_stopped(self) -> None:
         if self._stopping:
@@ -197,13 +295,13 @@ class ServerCoordinator:
                 return
 
     def _watch_readiness(self, control: Socket) -> None:
-        topics = {control_topic(run.name).encode(): run for run in self._runs.values()}
+        names = {control_topic(name).encode(): name for name in self._runs}
         with contextlib.suppress(SocketClosed):  # somebody closed the context that was given
             while control.wait_readable():
                 event = b"".join(control.receive_frames())
-                run = topics.get(event[1:])
-                if run is not None and event.startswith(_SUBSCRIBED):
-                    run.ready.set()
+                name = names.get(event[1:])
+                if name is not None and event.startswith(_SUBSCRIBED):
+                    self.server_ready(self._runs[name])
 
 
 class GreenletServerCoordinator(ServerCoordinator):
@@ -211,11 +309,12 @@ class GreenletServerCoordinator(ServerCoordinator):
 
     def __init__(self, control_uri: str | None = None, context: Context | None = None) -> None:
         super().__init__(control_uri, context)
-        self._greenlets: dict[ServerRun, gevent.Greenlet[[ServerRun], BaseException | None]] = {}
+        self._greenlets: dict[ServerRun, gevent.Greenlet[..., BaseException | None]] = {}
 
     def spawn(self, run: ServerRun) -> None:
         """Run the server in a greenlet."""
-        greenlet = self._greenlets[run] = gevent.Greenlet(_serve, run)
+        greenlet: gevent.Greenlet[..., Any] = gevent.Greenlet(run.serve, self.context)
+        self._greenlets[run] = greenlet
         greenlet.name = f"server {run.name}"
         greenlet.link(lambda _: self._ended(run))  # which comes too when it is killed before it began
         greenlet.start()
@@ -223,7 +322,8 @@ class GreenletServerCoordinator(ServerCoordinator):
     def kill(self, run: ServerRun) -> None:
         """Kill the server's greenlet."""
         if run in self._greenlets:
-            run.server.stop(0)  # so that the handlers that run know what happens, and tell their callers
+            if run.server is not None:
+                run.server.stop(0)  # so that the handlers that run know what happens, and tell their callers
             self._greenlets[run].kill(block=False)
         else:
             self.server_ended(run, None)  # it was never spawned
@@ -233,21 +333,16 @@ class GreenletServerCoordinator(ServerCoordinator):
         self.server_ended(run, greenlet.exception or greenlet.value)
 
 
-def _serve(run: ServerRun) -> BaseException | None:
-    """Run a server to its end, and return what it raised."""
-    try:
-        run.server.start()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - wait() raises it
-        return error
-    return None
-
-
-def _as_failure(run: ServerRun) -> ServerFailing:
-    if isinstance(run.error, ServerFailing):
-        return run.error
-    reason = "" if run.error is None else f": {run.error!r}"
-    failure = ServerFailing(f"server {run.name!r} ended without being told to{reason}")
-    failure.__cause__ = run.error
+def _as_failure(run: ServerRun, restarts: Restarts | None = None) -> ServerFailing:
+    """Why a server, and with it the service, fails."""
+    error = run.error
+    if isinstance(error, ServerFailing):
+        text, cause = str(error), error.__cause__
+    else:
+        reason = "" if error is None else f": {error!r}"
+        text, cause = f"server {run.name!r} ended without being told to{reason}", error
+    if restarts is not None and restarts.total and error is not None:
+        text += f"; it was started again {restarts} already, which is as often as it may be"
+    failure = ServerFailing(text)
+    failure.__cause__ = cause
     return failure

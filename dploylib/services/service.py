@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, cast
 
-from gevent.event import Event
+import gevent
+from gevent.event import AsyncResult, Event
 
 from ..config import Settings, YAMLConfigMapper
 from ..errors import ConfigurationError, ConfigurationProblem, ServerFailing, ServiceFailing, ServiceStateError
-from ..servers import GRACEFUL_TIMEOUT, Server
+from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.server import checked_graceful_timeout
 from ..transport import Context
 from .checking import check
@@ -38,7 +39,7 @@ class Service:
 
     `templates` are sets of servers that it has from the beginning. `config_mapper` loads the configuration: a
     `YAMLConfigMapper`, unless given. `coordinator` says where the servers run: a `GreenletServerCoordinator`, unless
-    given.
+    given. `hooks` are told what happens to the servers and their messages.
 
     A service can be used in `with`, which stops it, and be started again after it was stopped.
     """
@@ -48,12 +49,15 @@ class Service:
         templates: Iterable[ServiceTemplate | type[ServiceTemplate]] | None = None,
         config_mapper: Any = None,
         coordinator: ServerCoordinator | None = None,
+        hooks: Iterable[Hook] = (),
     ) -> None:
         self._servers: dict[str, type[Server]] = {}
         self._templates = list(templates or ())
         self._config_mapper = config_mapper or YAMLConfigMapper()
         self._coordinator = coordinator or GreenletServerCoordinator()
+        self._hooks = list(hooks)
         self._lifecycle = Lifecycle()
+        self._hub: Any = None  # of the thread that started it
         self._start_over = Event()
         self._start_over.set()
 
@@ -69,6 +73,12 @@ class Service:
         if name in self._servers:
             raise ValueError(f"this service has a server {name!r} already: {self._servers[name].__name__}")
         self._servers[name] = server_cls
+
+    def add_hook(self, hook: Hook) -> None:
+        """Let a hook hear of what happens, from the next start on. Raises `TypeError` for what is no `Hook`."""
+        if not isinstance(hook, Hook):
+            raise TypeError(f"a hook is an object of a subclass of dploylib.servers.Hook, not {hook!r}")
+        self._hooks.append(hook)
 
     @property
     def server_classes(self) -> dict[str, type[Server]]:
@@ -92,9 +102,14 @@ class Service:
     def endpoints(self) -> dict[str, dict[str, Any]]:
         """What each socket of each server is bound or connected to, wildcards resolved: a str, or a list if several."""
         return {
-            name: {socket: uris[0] if len(uris) == 1 else uris for socket, uris in server.endpoints.items()}
-            for name, server in self.servers.items()
+            name: {socket: uris[0] if len(uris) == 1 else uris for socket, uris in endpoints.items()}
+            for name, endpoints in self._coordinator.endpoints.items()
         }
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How often each server was started again since the last start of the service, by name."""
+        return self._coordinator.restarts
 
     @property
     def context(self) -> Context:
@@ -151,11 +166,12 @@ class Service:
         """
         self._lifecycle.become(State.STARTING)
         self._start_over.clear()
+        self._hub = gevent.get_hub()
         try:
             settings = self.load(config_file, config_string, config_dict, overrides)
             if self.state is not State.STARTING:
                 raise ServiceStateError("the service was stopped while it started")
-            self._coordinator.setup_servers(self.server_classes, settings)
+            self._coordinator.setup_servers(self.server_classes, settings, self._hooks)
             self._coordinator.start()
             self._lifecycle.become(State.RUNNING)
         except BaseException:
@@ -166,9 +182,10 @@ class Service:
             raise
         finally:
             self._start_over.set()
-        for name, server in self.servers.items():
-            bound = {description.name for description in server.description.sockets.values() if description.binds}
-            for socket, uris in server.endpoints.items():
+        for name, endpoints in self._coordinator.endpoints.items():
+            sockets = self.server_classes[name].description.sockets
+            bound = {description.name for description in sockets.values() if description.binds}
+            for socket, uris in endpoints.items():
                 log.info("%s.%s %s %s", name, socket, "is at" if socket in bound else "connects to", ", ".join(uris))
         return self
 
@@ -184,18 +201,29 @@ class Service:
     def stop(self, graceful_timeout: float = GRACEFUL_TIMEOUT) -> None:
         """Stop the servers and wait for that. Running handlers get `graceful_timeout` seconds to finish.
 
-        Calling it again, from another greenlet, can make that shorter. A service that does not run is left as it is.
-        Raises `ValueError` for what is no number from 0 on; infinity is one.
+        Calling it again, from another greenlet or thread, can make that shorter; whoever calls it may be interrupted,
+        and the stop goes on. A service that does not run is left as it is. Raises `ValueError` for what is no number
+        from 0 on; infinity is one.
         """
         graceful_timeout = checked_graceful_timeout(graceful_timeout)
         if self.state in (State.NEW, State.STOPPED):
             return
         if self.state is not State.STOPPING:
             self._lifecycle.become(State.STOPPING)
-        self._coordinator.stop(graceful_timeout)
-        self._start_over.wait()  # whoever calls start() gets an error, and must be done with it
-        if self.state is State.STOPPING:
-            self._lifecycle.become(State.STOPPED)
+        # In a greenlet of its own: it goes on when the caller is interrupted, and may be asked for in another thread.
+        stopped: AsyncResult[None] = AsyncResult()
+        self._hub.loop.run_callback_threadsafe(gevent.spawn, self._stop, graceful_timeout, stopped)
+        stopped.get()
+
+    def _stop(self, graceful_timeout: float, stopped: AsyncResult[None]) -> None:
+        try:
+            self._coordinator.stop(graceful_timeout)
+            self._start_over.wait()  # whoever calls start() gets an error, and must be done with it
+            if self.state is State.STOPPING:
+                self._lifecycle.become(State.STOPPED)
+            stopped.set(None)
+        except BaseException as error:  # noqa: BLE001 - who stops the service gets it
+            stopped.set_exception(error)
 
     def run(self, *args: Any, **kwargs: Any) -> signal.Signals | None:
         """Start the service with these arguments, and serve until SIGINT or SIGTERM, or until it fails.

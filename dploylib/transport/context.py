@@ -62,6 +62,15 @@ class Context:
             cls._instance._linger = int(DEFAULT_LINGER * 1000)
         return cls._instance
 
+    def for_thread(self) -> Context:
+        """Another wrapper around the same context, for the sockets of another thread: they stay where they were made.
+
+        Its `close` closes only the sockets that were made with it.
+        """
+        other = Context(self._zmq_context)
+        other._linger = self._linger
+        return other
+
     @property
     def zmq_context(self) -> zmq.Context[Any]:
         """The underlying context."""

@@ -114,7 +114,10 @@ def test_settings_survive_a_way_to_another_process():
         ({"uri": {"tcp": 1}}, "uri: found mapping, expected string or list"),
         ({"uri": ["inproc://a", True]}, "uri.1: found true (boolean), expected string"),
         ({"timeout": "a" * 1000}, f"timeout: found '{'a' * 56}... (string), expected finite number > 0"),
-        ({"urii": 1}, "unknown key 'urii'; did you mean 'uri'? (known keys: uri, options, concurrency, timeout)"),
+        (
+            {"urii": 1},
+            "unknown key 'urii'; did you mean 'uri'? (known keys: uri, options, concurrency, timeout, overload)",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_expected(values, message):
@@ -127,7 +130,7 @@ def test_a_wrong_value_is_named_with_what_was_expected(values, message):
         ({"servers": {"echo": {"request": None}}}, "servers.echo.request: missing key 'uri' (string or list)"),
         ({"general": {}}, ": missing key 'servers' (mapping)"),
         ({"servers": []}, "servers: found list, expected mapping"),
-        ([], ": found list, expected mapping (servers, general)"),
+        ([], ": found list, expected mapping (servers, supervision, general)"),
         ({"servers": {}, "Genral": 1}, "Genral: unknown key 'Genral'; did you mean 'general'?"),
         ({"servers": {}, "general": {1: 2}}, 'general.1: a key has to be a string, found 1 (integer); quote it: "1"'),
         ({"servers": {True: {}}}, "YAML reads on, off, yes and no as booleans"),

@@ -28,11 +28,7 @@ class Recording(ServerCoordinator):
         self.greenlets[run.name] = gevent.spawn(self.serve, run)
 
     def serve(self, run):
-        error = None
-        try:
-            run.server.start()
-        except Exception as raised:  # noqa: BLE001 - the base wants to know
-            error = raised
+        error = run.serve(self.context)
         self.calls.append(("ended", run.name))
         self.server_ended(run, error)
 

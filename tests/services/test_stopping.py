@@ -169,10 +169,11 @@ def test_a_request_that_nobody_has_read_when_the_stop_begins_is_turned_away_at_o
 
 
 @both
-def test_who_asks_during_the_stop_is_turned_away_at_once(waiting, concurrency):
+def test_who_asks_during_the_stop_is_turned_away_at_once(waiting, concurrency, wait_until):
     service, server, client = waiting(concurrency)
     with Socket.connect_new("req", service.endpoints["waits"]["request"]) as late:
         stopping = gevent.spawn(service.stop, 60)
+        wait_until(lambda: server.stopping)
         late.send_text("comes too late")
         assert status_of(late) == 503
         assert not stopping.dead

@@ -1,0 +1,406 @@
+"""Servers in processes of their own.
+
+The coordinator and each process share a socket pair, the *channel*. Over it the process gets its job, and says what it
+logs, where its sockets are, and why it ended; and by its end either of the two learns that the other one is gone. The
+control socket is for the stop, as everywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import multiprocessing.spawn
+import os
+import pickle
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.process import current_process
+from typing import Any, NamedTuple
+
+import gevent
+import gevent.monkey
+import gevent.socket
+from gevent import subprocess
+
+from ..config import Settings
+from ..errors import ConfigurationError, DeclarationError, ProcessDied, ServerFailing, ServiceStateError
+from ..servers import GRACEFUL_TIMEOUT, Hook, Server
+from ..servers.farewell import ENDING_TIME
+from ..transport import Context
+from .coordinator import ServerCoordinator, ServerRun
+from .signals import on_signals
+
+__all__ = ["ProcessServerCoordinator", "serve_in_child"]
+
+log = logging.getLogger(__name__)
+
+_SCRIPT = os.path.join(os.path.dirname(__file__), "_child.py")
+_READING_TIME = 2.0  # seconds to hear what a process that has ended said last
+_DYING_TIME = 2 * ENDING_TIME + 1.0  # seconds that a process has to end when it was told to at once
+
+
+class _Job(NamedTuple):
+    """What a process has to do."""
+
+    name: str
+    server_cls: type[Server]
+    settings: Any
+    control_uri: str
+    hooks: Sequence[Hook]
+    log_level: int
+
+
+class ProcessServerCoordinator(ServerCoordinator):
+    """Runs each server in a process of its own, a fresh interpreter: they compute at the same time, and crash alone.
+
+    The server class and hooks have to be importable there by their names, and settings and hooks to be picklable. What
+    stands at the top level of a script that is run has to be behind `if __name__ == "__main__":`. inproc endpoints are
+    known within one process only.
+
+    What a server logs is logged here, by the loggers of the same names. Its process ends when this one does, however
+    that comes. It has to be started in the main thread.
+    """
+
+    def __init__(self, control_uri: str | None = None) -> None:
+        if control_uri is not None and control_uri.startswith("inproc:"):
+            raise ValueError(f"{control_uri} is known within one process only; the control socket needs ipc:// here")
+        super().__init__(control_uri)
+        self._processes: dict[ServerRun, _Process] = {}
+        self._directory: str | None = None
+
+    def setup_servers(
+        self, servers: Mapping[str, type[Server]], settings: Settings, hooks: Sequence[Hook] = ()
+    ) -> None:
+        """Prepare a run of each server. Raises `ConfigurationError` for inproc endpoints."""
+        problems = [
+            settings.problem(
+                ("servers", name, socket, "uri"),
+                f"{uri} is known within one process only, and this server has one to itself; use ipc:// or tcp://",
+            )
+            for name in servers
+            for socket, info in settings.server_info(name).items()
+            for uri in info.uris
+            if uri.startswith("inproc:")
+        ]
+        if problems:
+            raise ConfigurationError(problems)
+        super().setup_servers(servers, settings, hooks)
+
+    def spawn(self, run: ServerRun) -> None:
+        """Run the server in a process."""
+        self._processes[run] = _Process(run, super().server_ready, self._ended)
+
+    def kill(self, run: ServerRun) -> None:
+        """End the process: it has some seconds to tell its callers, and is killed then."""
+        if run in self._processes:
+            self._processes[run].kill()
+        else:
+            self.server_ended(run, None)  # it was never spawned
+
+    def server_ready(self, run: ServerRun) -> None:
+        """Called when a server has said over the control socket that it is ready."""
+        if run in self._processes:
+            self._processes[run].is_ready()
+
+    def _ended(self, run: ServerRun, error: BaseException | None) -> None:
+        del self._processes[run]
+        self.server_ended(run, error)
+
+    def _make_control_uri(self) -> str:
+        if self._given_control_uri is not None:
+            return self._given_control_uri
+        self._directory = tempfile.mkdtemp(prefix="dploylib-")  # which others may not enter
+        return f"ipc://{self._directory}/control"
+
+    def _close_context(self, context: Context) -> None:
+        context.close()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+
+class _Process:
+    """A process in which a server runs, seen from the coordinator."""
+
+    def __init__(
+        self,
+        run: ServerRun,
+        ready: Callable[[ServerRun], None],
+        ended: Callable[[ServerRun, BaseException | None], None],
+    ) -> None:
+        self._run = run
+        self._ready = ready
+        self._ended = ended
+        self._subscribed = False
+        self._endpoints: dict[str, list[str]] | None = None
+        self._error: BaseException | None = None
+        self._killing: gevent.Greenlet[..., Any] | None = None
+        job = _pickled(run)
+        self._channel, theirs = gevent.socket.socketpair()
+        try:
+            # Not in a session of its own: who stops a group of processes means this one, too.
+            self._popen = subprocess.Popen(
+                [sys.executable, _SCRIPT, run.name, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        except BaseException:
+            self._channel.close()
+            raise
+        finally:
+            theirs.close()
+        self._spawn("tell the process what to do", self._channel_send, job)
+        self._reading = self._spawn("listen to the process", self._read)
+        self._spawn("wait for the process", self._wait)
+
+    def is_ready(self) -> None:
+        """The control socket says that the server is ready: it is, when it is known where its sockets are."""
+        self._subscribed = True
+        self._check_ready()
+
+    def kill(self) -> None:
+        """Let the process end itself, or end it."""
+        if self._killing is None:
+            with contextlib.suppress(OSError):
+                self._channel.shutdown(gevent.socket.SHUT_WR)
+            self._killing = gevent.spawn_later(_DYING_TIME, self._popen.kill)
+            self._killing.name = f"server {self._run.name}: kill the process"
+
+    def _check_ready(self) -> None:
+        if self._subscribed and self._endpoints is not None:
+            self._run.endpoints = self._endpoints
+            self._ready(self._run)
+
+    def _channel_send(self, job: bytes) -> None:
+        with contextlib.suppress(OSError):  # it has ended already, and somebody waits for that
+            self._channel.sendall(job)
+
+    def _read(self) -> None:
+        """Take what the process says, until it says nothing more."""
+        with self._channel.makefile("rb") as stream, contextlib.suppress(OSError, EOFError):
+            while True:
+                kind, content = pickle.load(stream)
+                if kind == "log":
+                    logging.getLogger(content.name).handle(content)
+                elif kind == "endpoints":
+                    self._endpoints = content
+                    self._check_ready()
+                else:
+                    self._error = _unpacked(content)
+
+    def _wait(self) -> None:
+        status = self._popen.wait()
+        self._reading.join(timeout=_READING_TIME)  # a process that it started may have the channel too
+        self._reading.kill()
+        self._channel.close()
+        if self._killing is not None:
+            self._killing.kill()
+        if status and self._error is None:
+            how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+            self._error = ProcessDied(f"the process {self._popen.pid} of server {self._run.name!r} {how}")
+        self._ended(self._run, self._error)
+
+    def _spawn(self, what: str, function: Callable[..., Any], *args: Any) -> gevent.Greenlet[..., Any]:
+        greenlet: gevent.Greenlet[..., Any] = gevent.Greenlet(function, *args)
+        greenlet.name = f"server {self._run.name}: {what}"
+        greenlet.start()
+        return greenlet
+
+
+def _pickled(run: ServerRun) -> bytes:
+    """What a process reads: where modules are, whether to patch, the main module if it needs that, and its job."""
+    try:
+        main = multiprocessing.spawn.get_preparation_data(run.name)
+    except RuntimeError as error:
+        raise ServiceStateError(
+            "a process of a server imports the script that started it, and this one starts a service again then: put "
+            'what starts it behind `if __name__ == "__main__":`'
+        ) from error
+    main = {key: value for key, value in main.items() if key.startswith("init_main")}
+    level = logging.getLogger().getEffectiveLevel()
+    try:
+        job = pickle.dumps(_Job(run.name, run.server_cls, run.settings, run.control_uri, run.hooks, level))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise DeclarationError(
+            f"server {run.name!r} cannot run in a process of its own: {error}; its class has to be at the top level of "
+            "a module, and its settings and hooks have to be picklable"
+        ) from error
+    patched = gevent.monkey.is_module_patched("socket")
+    needs_main = b"__main__" in job
+    return b"".join(map(pickle.dumps, ((sys.path, patched), main if needs_main else {}, job)))
+
+
+# In the process --------------------------------------------------------------------------------------------------
+
+
+def serve_in_child(channel: Any, stream: Any) -> int:
+    """Do the job that comes over the channel, and return the exit status."""
+    coordinator = _Coordinator(channel)
+    _import_main(pickle.load(stream))
+    error: BaseException | None = None
+    try:
+        error = _serve(_Job(*pickle.loads(pickle.load(stream))), coordinator)
+    except BaseException as raised:  # noqa: BLE001 - the coordinator is told
+        error = raised
+    if error is not None:
+        coordinator.say("error", _packed(error))
+    coordinator.close()
+    return int(error is not None)
+
+
+def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
+    logging.getLogger().setLevel(job.log_level)
+    logging.getLogger().addHandler(_ToCoordinator(coordinator))
+    logging.captureWarnings(True)
+    hub: Any = gevent.get_hub()
+    hub.print_exception = _log_uncaught
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the coordinator decides
+    announcement = _Announcement(coordinator)
+    run = ServerRun(job.name, job.server_cls, job.settings, job.control_uri, [announcement, *job.hooks])
+    with Context.new() as context:
+        serving: gevent.Greenlet[..., Any] = gevent.Greenlet(run.serve, context)
+        serving.name = f"server {job.name}"
+
+        def end(graceful_timeout: float) -> None:
+            if run.server is not None and announcement.made:
+                run.server.stop(graceful_timeout)
+            else:
+                serving.kill(block=False)
+
+        coordinator.when_gone(lambda: hub.loop.run_callback_threadsafe(gevent.spawn, _end_at_once, run, serving))
+        with on_signals((signal.SIGTERM,), lambda _: end(GRACEFUL_TIMEOUT)):
+            serving.start()
+            serving.join()
+    error: BaseException | None = serving.exception or serving.value
+    return error
+
+
+def _end_at_once(run: ServerRun, serving: gevent.Greenlet[..., Any]) -> None:
+    if run.server is not None:
+        run.server.stop(0)
+    serving.kill(block=False)
+
+
+class _Announcement(Hook):
+    """Tells the coordinator where the sockets are."""
+
+    def __init__(self, coordinator: _Coordinator) -> None:
+        self.made = False
+        self._coordinator = coordinator
+
+    def server_started(self, server: Any) -> None:
+        """Say where the sockets are."""
+        self._coordinator.say("endpoints", server.endpoints)
+        self.made = True
+
+
+class _Coordinator:
+    """The coordinator, seen from a process. What it is told is sent by a thread, so that nothing here waits for it."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._stream = channel.makefile("wb")
+        self._said = gevent.monkey.get_original("queue", "SimpleQueue")()
+        self._sent = gevent.monkey.get_original("_thread", "allocate_lock")()
+        self._sent.acquire()
+        _start_thread(self._send)
+
+    def say(self, kind: str, content: Any) -> None:
+        """Tell it something."""
+        self._said.put((kind, content))
+
+    def close(self) -> None:
+        """Return when all was sent, or cannot be."""
+        self._said.put(None)
+        self._sent.acquire(timeout=_READING_TIME)
+
+    def when_gone(self, call: Callable[[], Any]) -> None:
+        """Call this in another thread when the coordinator's process has ended, or wants this one to end."""
+        _start_thread(self._watch, call)
+
+    def _send(self) -> None:
+        with contextlib.suppress(OSError):
+            while (said := self._said.get()) is not None:
+                pickle.dump(said, self._stream)
+                self._stream.flush()
+        self._sent.release()
+
+    def _watch(self, call: Callable[[], Any]) -> None:
+        with contextlib.suppress(OSError):
+            self._channel.recv(1)  # nothing is ever sent
+        call()
+        gevent.monkey.get_original("time", "sleep")(_DYING_TIME)
+        os._exit(1)  # the hub is blocked
+
+
+class _ToCoordinator(logging.handlers.QueueHandler):
+    """Hands what is logged over to the coordinator, formatted as far as it has to be for that."""
+
+    def __init__(self, coordinator: _Coordinator) -> None:
+        super().__init__(None)  # type: ignore[arg-type]  # of the queue only `enqueue` knows
+        self._coordinator = coordinator
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Hand a record over."""
+        self._coordinator.say("log", record)
+
+
+def _import_main(main: dict[str, Any]) -> None:
+    """Import the script whose classes are needed, as multiprocessing does: under another name than `__main__`."""
+    process: Any = current_process()
+    process._inheriting = True  # so that get_preparation_data() refuses to start processes meanwhile
+    try:
+        multiprocessing.spawn.prepare(main)
+    finally:
+        del process._inheriting
+
+
+def _start_thread(function: Callable[..., None], *args: Any) -> None:
+    """Start a thread of the system, also where the standard library is patched to make greenlets instead."""
+    gevent.monkey.get_original("_thread", "start_new_thread")(function, args)
+
+
+def _log_uncaught(context: object, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    failing = "the hub" if context is None else context
+    logging.getLogger("gevent").error("%s failed", failing, exc_info=(kind, error, trace))
+
+
+# Errors on their way -----------------------------------------------------------------------------------------------
+
+
+def _packed(error: BaseException) -> list[bytes]:
+    """An error and what caused it, each pickled on its own, and the traceback as text in the end."""
+    packed: list[bytes] = []
+    one: BaseException | None = error
+    while one is not None and len(packed) < 10:
+        packed.append(_picklable(one))
+        one = one.__cause__
+    return [*packed, "".join(traceback.format_exception(error)).encode()]
+
+
+def _picklable(error: BaseException) -> bytes:
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:  # noqa: BLE001 - an exception may have anything in it
+        data = pickle.dumps(ServerFailing(f"{type(error).__name__}: {error}"))
+    return data
+
+
+def _unpacked(packed: list[bytes]) -> BaseException:
+    """The error, with its causes; the last one is the traceback in the process."""
+    from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]  # not in the stubs
+
+    *errors, text = packed
+    cause: BaseException = RemoteTraceback(f"\n{text.decode()}")
+    for data in reversed(errors):
+        try:
+            error = pickle.loads(data)
+        except Exception as failure:  # noqa: BLE001 - a class that is not there, say
+            error = ServerFailing(f"an error that cannot be read here: {failure}")
+        error.__cause__ = cause
+        cause = error
+    return cause

@@ -1,0 +1,97 @@
+"""Servers in threads of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import gevent.monkey
+
+from ..transport import Context
+from .coordinator import ServerCoordinator, ServerRun
+
+__all__ = ["ThreadedServerCoordinator"]
+
+_CLOSING_TIME = 1.0  # seconds to wait for a context that a thread which was left behind may still use
+
+
+class ThreadedServerCoordinator(ServerCoordinator):
+    """Runs each server in a thread with a hub of its own: one that blocks holds up only itself.
+
+    The threads share the ZeroMQ context, so that inproc endpoints work between servers; and the interpreter, which runs
+    Python code of one thread at a time. Hooks, and whatever else several servers use, have to be safe for threads. A
+    thread that blocks for ever cannot be ended: it is left behind, with a line in the log.
+    """
+
+    def __init__(self, control_uri: str | None = None, context: Context | None = None) -> None:
+        super().__init__(control_uri, context)
+        self._threads: dict[ServerRun, _ServerThread] = {}
+
+    def spawn(self, run: ServerRun) -> None:
+        """Run the server in a thread."""
+        self._threads[run] = _ServerThread(run, self.context.for_thread(), self._ended)
+
+    def kill(self, run: ServerRun) -> None:
+        """Kill the server's greenlet, in its own thread."""
+        if run in self._threads:
+            self._threads[run].kill()
+        else:
+            self.server_ended(run, None)  # it was never spawned
+
+    def _ended(self, run: ServerRun, error: BaseException | None) -> None:
+        del self._threads[run]
+        self.server_ended(run, error)
+
+    def _close_context(self, context: Context) -> None:
+        if self._threads:  # those that were left behind
+            gevent.with_timeout(_CLOSING_TIME, context.close, timeout_value=None)
+        else:
+            context.close()
+
+
+class _ServerThread:
+    """A thread in which a server runs. `ended(run, error)` is called in the hub of the thread that made it."""
+
+    def __init__(self, run: ServerRun, context: Context, ended: Any) -> None:
+        self._run = run
+        self._context = context
+        self._ended = ended
+        self._home: Any = gevent.get_hub()
+        self._hub: Any = None  # of the thread, while others may ask it for something
+        self._greenlet: Any = None
+        self._killed = False
+        # Threads of the system, also where the standard library is patched to make greenlets instead.
+        self._lock = gevent.monkey.get_original("_thread", "allocate_lock")()
+        gevent.monkey.get_original("_thread", "start_new_thread")(self._main, ())
+
+    def kill(self) -> None:
+        """End the server. Called in the thread that made this."""
+        with self._lock:
+            self._killed = True
+            if self._hub is not None:
+                self._hub.loop.run_callback_threadsafe(self._end)
+
+    def _main(self) -> None:
+        hub: Any = gevent.get_hub()
+        error: BaseException | None = gevent.GreenletExit()
+        try:
+            self._greenlet = gevent.Greenlet(self._run.serve, self._context)
+            self._greenlet.name = f"server {self._run.name}"
+            with self._lock:
+                killed, self._hub = self._killed, hub
+            if not killed:
+                self._greenlet.start()
+                self._greenlet.join()
+                error = self._greenlet.exception or self._greenlet.value
+        except BaseException as failure:  # noqa: BLE001 - the coordinator is told
+            error = failure
+        finally:
+            with self._lock:
+                self._hub = None
+            hub.destroy(destroy_loop=True)
+            self._home.loop.run_callback_threadsafe(self._ended, self._run, error)
+
+    def _end(self) -> None:
+        if self._run.server is not None:
+            self._run.server.stop(0)  # so that the handlers that run know what happens, and tell their callers
+        self._greenlet.kill(block=False)
