@@ -8,6 +8,8 @@ from dploylib.servers import Server, bind_in
 from dploylib.services import GreenletServerCoordinator, ServerCoordinator, State
 from dploylib.transport import Context, Socket
 
+pytestmark = pytest.mark.greenlet_only("it is about the base class, with subclasses that run servers in greenlets")
+
 
 class Echo(Server):
     @bind_in("request", "rep")

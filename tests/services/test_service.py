@@ -4,7 +4,6 @@ import logging
 
 import gevent
 import pytest
-from gevent.event import Event
 
 from dploylib.config import YAMLConfigMapper
 from dploylib.errors import (
@@ -15,9 +14,11 @@ from dploylib.errors import (
     ServiceStateError,
     SocketClosed,
 )
-from dploylib.servers import Server, bind, bind_in, connect, connect_in
-from dploylib.services import GreenletServerCoordinator, Service, ServiceTemplate, State
+from dploylib.servers import Server, bind, connect, connect_in
+from dploylib.services import Service, ServiceTemplate, State
 from dploylib.transport import Context, Socket
+from tests.services import suite
+from tests.services.suite import Dies, Echo, Upper
 
 ANYWHERE = "tcp://127.0.0.1:*"
 YAML = """
@@ -25,18 +26,6 @@ servers:
   echo:
     request: {uri: "tcp://127.0.0.1:*"}
 """
-
-
-class Echo(Server):
-    @bind_in("request", "rep")
-    def request(self, socket, received):
-        return received
-
-
-class Upper(Server):
-    @bind_in("request", "rep")
-    def request(self, socket, received):
-        return received.text.upper()
 
 
 # What it consists of ---------------------------------------------------------------------------------------------
@@ -95,18 +84,17 @@ def test_it_starts_from_a_string_and_from_a_dict(make_service, ask):
 
 def test_overrides_replace_values_by_path(make_service, ask, ipc_dir):
     uri = f"ipc://{ipc_dir}/echo"
-    service = make_service(echo=Echo)
+    service = make_service(echo=suite.Tells)
     with service.start(config_string=YAML, overrides={"servers.echo.request.uri": uri, "general.a": "5"}):
         assert service.endpoints == {"echo": {"request": uri}}
-        assert ask(uri) == "hello"
-        assert service.servers["echo"].settings.get("a") == 5
+        assert ask(uri, "a") == "5"
 
 
 @pytest.mark.parametrize(
     "sources", [{}, {"config_string": YAML, "config_dict": {}}, {"config_file": "x", "config_string": YAML}]
 )
-def test_exactly_one_source_of_configuration_is_needed(make_service, sources):
-    service = make_service(echo=Echo)
+def test_exactly_one_source_of_configuration_is_needed(any_service, sources):
+    service = any_service(echo=Echo)
     with pytest.raises(TypeError, match="one of config_file, config_string and config_dict"):
         service.start(**sources)
     assert service.state is State.STOPPED
@@ -153,24 +141,16 @@ def test_the_table_of_states_says_what_can_be_called_when(make_service):
 
 
 def test_it_runs_again_after_it_was_stopped(make_service, ask, ipc_dir):
-    service = make_service(echo=Echo)
-    config = {"servers": {"echo": {"request": {"uri": f"ipc://{ipc_dir}/echo"}}}}
-    first = None
+    service = make_service(counts=suite.Counts)
+    config = {"servers": {"counts": {"request": {"uri": f"ipc://{ipc_dir}/counts"}}}}
     for _ in range(3):
         with service.start(config_dict=config):
-            assert service.servers["echo"] is not first
-            first = service.servers["echo"]
-            assert ask(f"ipc://{ipc_dir}/echo") == "hello"
+            assert ask(f"ipc://{ipc_dir}/counts") == "1"  # by a server that is new
         service.wait()
 
 
 def test_endpoints_are_what_each_socket_is_really_attached_to(make_service):
-    class Mixed(Server):
-        request = bind_in("request", "rep")(lambda *_: None)
-        out = bind("feed", "pub")
-        work = connect("work", "push")
-
-    service = make_service(a=Mixed)
+    service = make_service(a=suite.Mixed)
     config = {
         "request": {"uri": ANYWHERE},
         "feed": {"uri": [ANYWHERE, "inproc://feed"]},
@@ -185,6 +165,7 @@ def test_endpoints_are_what_each_socket_is_really_attached_to(make_service):
     assert endpoints["work"] == ["tcp://127.0.0.1:9", "inproc://work"]
 
 
+@pytest.mark.one_process("inproc endpoints are known in one process only")
 def test_inproc_clients_use_the_context_of_the_service(make_service, ask):
     service = make_service(echo=Echo)
     with service.start(config_dict={"servers": {"echo": {"request": {"uri": "inproc://echo"}}}}):
@@ -192,9 +173,10 @@ def test_inproc_clients_use_the_context_of_the_service(make_service, ask):
     assert service.context.closed
 
 
-def test_a_context_that_is_given_is_used_and_left_open(start, ask, leak_check):
+@pytest.mark.one_process("a process has contexts of its own")
+def test_a_context_that_is_given_is_used_and_left_open(start, coordinator, ask):
     with Context.new() as context:
-        service = start(GreenletServerCoordinator(context=context), echo=Echo)
+        service = start(coordinator(context=context), echo=Echo)
         assert service.context is context
         assert ask(service.endpoints["echo"]["request"], context=context) == "hello"
         service.stop()
@@ -203,29 +185,15 @@ def test_a_context_that_is_given_is_used_and_left_open(start, ask, leak_check):
 
 
 def test_a_request_right_after_the_start_is_answered(make_service, config_for, ask):
-    class SlowToSetUp(Echo):
-        def setup(self):
-            gevent.sleep(0.02)
-
-    service = make_service(slow=SlowToSetUp, echo=Echo)
+    service = make_service(slow=suite.TakesAMoment, echo=Echo)
     for _ in range(3):
         with service.start(config_dict=config_for(service)):
             assert ask(service.endpoints["slow"]["request"]) == "hello"
 
 
-def test_everything_is_set_up_when_start_returns(make_service, config_for):
-    events = []
-
-    class Records(Server):
-        out = bind("out", "pub")
-
-        def setup(self):
-            gevent.sleep(0.01)
-            events.append(self.sockets.out.endpoint)
-
-    service = make_service(a=Records, b=Records)
-    with service.start(config_dict=config_for(service)):
-        assert sorted(events) == sorted(sockets["out"] for sockets in service.endpoints.values())
+def test_everything_is_set_up_when_start_returns(start, flags):
+    with start(a=suite.SaysWhereItIs, b=suite.SaysWhereItIs) as service:
+        assert sorted(flags.events.lines()) == sorted(sockets["out"] for sockets in service.endpoints.values())
 
 
 def test_the_endpoints_are_logged(start, caplog):
@@ -243,22 +211,20 @@ def test_two_services_run_in_one_process(start, ask):
     assert ask(other.endpoints["echo"]["request"]) == "HELLO"
 
 
-def test_servers_of_one_service_can_talk_to_each_other(make_service, ask):
-    class Front(Server):
-        back = connect("back", "req")
+def test_servers_of_one_service_can_talk_to_each_other(make_service, ask, ipc_dir):
+    assert _ask_through_another_server(make_service, ask, f"ipc://{ipc_dir}/back") == "HELLO"
 
-        @bind_in("request", "rep")
-        def request(self, socket, received):
-            self.sockets.back.send_envelope(received)
-            return self.sockets.back.receive_envelope(timeout=5)
 
-    service = make_service(front=Front, back=Upper)
-    config = {
-        "front": {"request": {"uri": ANYWHERE}, "back": {"uri": "inproc://back"}},
-        "back": {"request": {"uri": "inproc://back"}},
-    }
+@pytest.mark.one_process("inproc endpoints are known in one process only")
+def test_servers_of_one_service_can_talk_to_each_other_over_inproc(make_service, ask):
+    assert _ask_through_another_server(make_service, ask, "inproc://back") == "HELLO"
+
+
+def _ask_through_another_server(make_service, ask, back):
+    service = make_service(front=suite.Front, back=Upper)
+    config = {"front": {"request": {"uri": ANYWHERE}, "back": {"uri": back}}, "back": {"request": {"uri": back}}}
     with service.start(config_dict={"servers": config}):
-        assert ask(service.endpoints["front"]["request"]) == "HELLO"
+        return ask(service.endpoints["front"]["request"])
 
 
 # When the start fails --------------------------------------------------------------------------------------------
@@ -276,59 +242,39 @@ def test_an_address_in_use_names_server_socket_and_endpoint(make_service, ask):
         assert ask(config["servers"]["echo"]["request"]["uri"]) == "hello"
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("broken"), SystemExit("broken"), gevent.Timeout(1), gevent.GreenletExit()]
-)
-@pytest.mark.parametrize("broken", ["a", "b", "c"])
-def test_when_one_of_three_servers_fails_none_is_left(make_service, config_for, error, broken):
-    torn_down = []
-
-    class Fine(Echo):
-        def teardown(self):
-            torn_down.append(self.name)
-
-    class Broken(Echo):
-        def setup(self):
-            gevent.sleep(0.01)
-            raise error
-
-    service = make_service(**{name: Broken if name == broken else Fine for name in "abc"})
-    expected = type(error) if isinstance(error, Exception | SystemExit) else ServerFailing
-    with pytest.raises(expected) as caught:
-        service.start(config_dict=config_for(service))
-    assert caught.value is error or caught.value.__cause__ is error
-    assert sorted(torn_down) == sorted({*"abc"} - {broken})
-    assert service.state is State.STOPPED
-    assert all(socket.closed for server in service.servers.values() for _, socket in server.sockets.items())
+@pytest.mark.parametrize("error", suite.BrokenOnceOthersRun.errors)
+def test_when_one_of_three_servers_fails_none_is_left(
+    make_service, config_for, flags, ipc_dir, bind_again, kind, error
+):
+    expected = suite.BrokenOnceOthersRun.errors[error]()
+    for broken in "abc" if kind != "process" else "b":
+        others = sorted({*"abc"} - {broken})
+        service = make_service(**{name: suite.BrokenOnceOthersRun if name == broken else suite.Tidy for name in "abc"})
+        sockets = {name: {"request": {"uri": f"ipc://{ipc_dir}/{name}"}} for name in "abc"}
+        with pytest.raises((type(expected), ServerFailing)) as caught:
+            service.start(config_dict=config_for(service, {"others": others, "error": error}, **sockets))
+        raised = caught.value if isinstance(expected, Exception | SystemExit) else caught.value.__cause__
+        assert (type(raised), str(raised)) == (type(expected), str(expected))
+        assert sorted(flags.events.lines()) == [f"{name} torn down" for name in others]
+        assert service.state is State.STOPPED
+        for name in "abc":
+            bind_again(f"ipc://{ipc_dir}/{name}")
+        flags.clear()
 
 
 def test_servers_that_still_set_up_are_ended_when_another_fails(make_service, config_for):
-    class Slow(Echo):
-        def setup(self):
-            gevent.sleep(3600)
-
-    class Broken(Echo):
-        def setup(self):
-            gevent.sleep(0.01)
-            raise ValueError("broken")
-
-    service = make_service(slow=Slow, broken=Broken)
+    service = make_service(slow=suite.SlowToSetUp, broken=suite.BrokenOnceOthersBegun)
     with pytest.raises(ValueError, match="broken"):
         service.start(config_dict=config_for(service))
 
 
-def test_a_failed_start_is_raised_and_not_logged_too(make_service, config_for, caplog):
-    class Broken(Echo):
-        def setup(self):
-            raise ValueError("broken")
-
-    service = make_service(broken=Broken)
+def test_a_failed_start_is_raised_and_not_logged_too(start, caplog):
     with pytest.raises(ValueError, match="broken"):
-        service.start(config_dict=config_for(service))
+        start(broken=suite.Broken)
     assert caplog.records == []
 
 
-def test_all_that_is_wrong_with_a_configuration_is_said_at_once(make_service, tmp_path):
+def test_all_that_is_wrong_with_a_configuration_is_said_at_once(any_service, tmp_path):
     class Feeds(Server):
         out = bind("out", "pub")
         slow = bind("slow", "push")
@@ -357,7 +303,7 @@ servers:
     request: {{uri: "ipc://{tmp_path}/nowhere/echo"}}
 """
     (tmp_path / "config.yaml").write_text(text)
-    service = make_service(echo=Echo, feeds=Feeds, missing=Missing)
+    service = any_service(echo=Echo, feeds=Feeds, missing=Missing)
     with pytest.raises(ConfigurationError) as caught:
         service.start(config_file=tmp_path / "config.yaml")
     found = {(problem.path, problem.line, problem.message) for problem in caught.value.problems}
@@ -385,9 +331,9 @@ servers:
     assert service.state is State.STOPPED
 
 
-def test_load_checks_without_binding_anything(make_service, ipc_dir):
+def test_load_checks_without_binding_anything(any_service, ipc_dir):
     config = {"servers": {"echo": {"request": {"uri": f"ipc://{ipc_dir}/echo"}}}}
-    service = make_service(echo=Echo)
+    service = any_service(echo=Echo)
     settings = service.load(config_dict=config)
     assert settings.server_names == ["echo"]
     assert service.state is State.NEW
@@ -406,21 +352,21 @@ def test_load_checks_without_binding_anything(make_service, ipc_dir):
         ("vmci://1:1", "this libzmq has no vmci transport"),
     ],
 )
-def test_load_finds_what_cannot_be_bound(make_service, uri, says):
+def test_load_finds_what_cannot_be_bound(any_service, uri, says):
     config = {"servers": {"echo": {"request": {"uri": uri}}}}
     with pytest.raises(ConfigurationError) as caught:
-        make_service(echo=Echo).load(config_dict=config)
+        any_service(echo=Echo).load(config_dict=config)
     assert [(problem.path, says in problem.message) for problem in caught.value.problems] == [
         ("servers.echo.request.uri", True)
     ], caught.value
 
 
-def test_load_finds_an_ipc_path_that_is_no_socket(make_service, tmp_path):
+def test_load_finds_an_ipc_path_that_is_no_socket(any_service, tmp_path):
     path = tmp_path / "precious"
     path.write_text("data")
     config = {"servers": {"echo": {"request": {"uri": f"ipc://{path}"}}}}
     with pytest.raises(ConfigurationError, match="precious exists, and is no socket"):
-        make_service(echo=Echo).load(config_dict=config)
+        any_service(echo=Echo).load(config_dict=config)
     assert path.read_text() == "data"
 
 
@@ -431,15 +377,15 @@ def test_load_finds_an_ipc_path_that_is_no_socket(make_service, tmp_path):
         ("vmci://1:1", "this libzmq has no vmci transport"),
     ],
 )
-def test_load_finds_what_cannot_be_connected_to(make_service, uri, says):
+def test_load_finds_what_cannot_be_connected_to(any_service, uri, says):
     class Work(Server):
         out = connect("out", "push")
 
     with pytest.raises(ConfigurationError, match=says):
-        make_service(work=Work).load(config_dict={"servers": {"work": {"out": {"uri": uri}}}})
+        any_service(work=Work).load(config_dict={"servers": {"work": {"out": {"uri": uri}}}})
 
 
-def test_load_takes_no_message_of_a_peer_away(make_service):
+def test_load_takes_no_message_of_a_peer_away(any_service):
     class Work(Server):
         @connect_in("orders", "pull")
         def orders(self, socket, received):
@@ -447,7 +393,7 @@ def test_load_takes_no_message_of_a_peer_away(make_service):
 
     push = Socket.bind_new("push", "tcp://127.0.0.1:*")
     sending = gevent.spawn(push.send_text, "only for a receiver that stays", timeout=60)
-    service = make_service(work=Work)
+    service = any_service(work=Work)
     for _ in range(20):
         service.load(config_dict={"servers": {"work": {"orders": {"uri": push.endpoint}}}})
     pull = Socket.connect_new("pull", push.endpoint)
@@ -457,14 +403,14 @@ def test_load_takes_no_message_of_a_peer_away(make_service):
     push.close()
 
 
-def test_an_endpoint_twice_is_found_in_one_list_too(make_service):
+def test_an_endpoint_twice_is_found_in_one_list_too(any_service):
     config = {"servers": {"echo": {"request": {"uri": ["tcp://127.0.0.1:5000", "tcp://127.0.0.1:5000"]}}}}
     with pytest.raises(ConfigurationError, match=r"echo\.request is to be bound to tcp://127\.0\.0\.1:5000 too"):
-        make_service(echo=Echo).load(config_dict=config)
+        any_service(echo=Echo).load(config_dict=config)
 
 
-def test_wildcards_may_be_bound_many_times(make_service, config_for):
-    service = make_service(a=Echo, b=Echo, c=Echo)
+def test_wildcards_may_be_bound_many_times(any_service, config_for):
+    service = any_service(a=Echo, b=Echo, c=Echo)
     for uri in (ANYWHERE, "tcp://127.0.0.1:0", "ipc://*", "tcp://*:*"):
         service.load(config_dict=config_for(service, **{name: {"request": {"uri": uri}} for name in "abc"}))
 
@@ -481,19 +427,9 @@ def test_wait_returns_when_the_service_is_stopped(start):
     waiting.get(timeout=5)
 
 
-class Dies(Echo):
-    def setup(self):
-        self.die = Event()
-        self.spawn(self.background)
-
-    def background(self):
-        self.die.wait()
-        raise ValueError("broken")
-
-
-def test_wait_raises_when_a_server_dies(start, ask, caplog):
+def test_wait_raises_when_a_server_dies(start, ask, flags, caplog):
     service = start(dies=Dies, echo=Echo)
-    service.servers["dies"].die.set()
+    flags.die.set()
     with pytest.raises(ServiceFailing, match=r"server 'dies' died: .*background raised ValueError: broken") as caught:
         service.wait()
     assert isinstance(caught.value.__cause__, ValueError)
@@ -507,11 +443,11 @@ def test_wait_raises_when_a_server_dies(start, ask, caplog):
         service.wait()
 
 
-def test_every_waiter_hears_of_a_death(start):
+def test_every_waiter_hears_of_a_death(start, flags):
     service = start(dies=Dies)
     waiting = [gevent.spawn(_outcome_of, service) for _ in range(3)]
     gevent.sleep(0.01)
-    service.servers["dies"].die.set()
+    flags.die.set()
     gevent.joinall(waiting, timeout=5)
     assert [type(waiter.value) for waiter in waiting] == [ServiceFailing] * 3
 
@@ -523,28 +459,29 @@ def _outcome_of(service):
         return error
 
 
-def test_a_server_whose_socket_breaks_makes_the_service_fail(start):
-    service = start(echo=Echo)
-    service.servers["echo"].sockets.request.close()
+def test_a_server_whose_socket_breaks_makes_the_service_fail(start, flags):
+    service = start(echo=suite.Breaks)
+    flags.die.set()
     with pytest.raises(ServiceFailing, match="server 'echo' died: receiving raised SocketClosed") as caught:
         service.wait()
     assert isinstance(caught.value.__cause__, SocketClosed)
 
 
-def test_a_server_that_stops_by_itself_makes_the_service_fail(start):
-    service = start(echo=Echo)
-    service.servers["echo"].stop()
+def test_a_server_that_stops_by_itself_makes_the_service_fail(start, flags):
+    service = start(echo=suite.Leaves)
+    flags.die.set()
     with pytest.raises(ServiceFailing, match=r"server 'echo' ended without being told to$"):
         service.wait()
 
 
-def test_a_service_can_start_again_after_it_failed(make_service, config_for, ask):
+def test_a_service_can_start_again_after_it_failed(make_service, config_for, flags, ask):
     service = make_service(dies=Dies)
     service.start(config_dict=config_for(service))
-    service.servers["dies"].die.set()
+    flags.die.set()
     with pytest.raises(ServiceFailing):
         service.wait()
     service.stop()
+    flags.clear()
     with service.start(config_dict=config_for(service)):
         assert ask(service.endpoints["dies"]["request"]) == "hello"
     service.wait()

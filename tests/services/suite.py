@@ -1,0 +1,396 @@
+"""The servers that the tests of services run, wherever a coordinator lets them run.
+
+That may be another interpreter. So they are at the level of a module that can be imported there, and quickly (without
+pytest); the section `general` of the configuration says what a test varies; and servers and their test tell each other
+through files what happened.
+"""
+
+from pathlib import Path
+
+import gevent
+
+from dploylib.servers import Server, bind, bind_in, connect, connect_in, every
+
+
+class Flag:
+    """A file that is there, or not yet: an event for greenlets, threads and processes alike."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def set(self) -> None:
+        self._path.touch()
+
+    def is_set(self) -> bool:
+        return self._path.exists()
+
+    def wait(self) -> None:
+        while not self.is_set():
+            gevent.sleep(0.002)
+
+
+class Log:
+    """Lines in a file, in the order in which they were appended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, line: str) -> None:
+        with self._path.open("a") as file:
+            file.write(f"{line}\n")
+
+    def lines(self) -> list[str]:
+        return self._path.read_text().splitlines() if self._path.exists() else []
+
+
+class Flags:
+    """The flags in a directory, by name (`flags.go_on`), and beside them a log, `flags.events`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.events = Log(directory / "events.log")
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        for path in self.directory.iterdir():
+            path.unlink()
+
+    def __getattr__(self, name: str) -> Flag:
+        return Flag(self.directory / name)
+
+
+class Flagged(Server):
+    """Knows the flags of the test."""
+
+    @property
+    def flags(self) -> Flags:
+        return Flags(Path(self.settings.get("flags")))
+
+
+# What they do --------------------------------------------------------------------------------------------------------
+
+
+class Echo(Flagged):
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        return received
+
+
+class Upper(Server):
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        return received.text.upper()
+
+
+class Tells(Server):
+    """Tells its settings."""
+
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        return repr(self.settings.get(received.text))
+
+
+class Counts(Server):
+    """Counts what it was asked."""
+
+    count = 0
+
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        self.count += 1
+        return str(self.count)
+
+
+class Front(Server):
+    """Asks another server."""
+
+    back = connect("back", "req")
+
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        self.sockets.back.send_envelope(received)
+        return self.sockets.back.receive_envelope(timeout=5)
+
+
+class Mixed(Server):
+    request = bind_in("request", "rep")(lambda *_: None)
+    out = bind("feed", "pub")
+    work = connect("work", "push")
+
+
+class Everything(Server):
+    out = bind("out", "pub")
+    work = connect("work", "push")
+
+    def setup(self):
+        self.spawn(gevent.sleep, 3600)
+
+    @every(3600)
+    def tick(self):
+        pass
+
+    @bind_in("one", "rep")
+    def one(self, socket, received):
+        return received
+
+    @bind_in("many", "rep", concurrency=10)
+    def many(self, socket, received):
+        return received
+
+    @bind_in("router", "router", concurrency=2)
+    def router(self, socket, received):
+        return received
+
+    @connect_in("pull", "pull")
+    def pull(self, socket, received):
+        self.sockets.out.send_envelope(received)
+
+
+# How they start ------------------------------------------------------------------------------------------------------
+
+
+class TakesAMoment(Echo):
+    def setup(self):
+        gevent.sleep(0.02)
+
+
+class Switches(Echo):
+    def setup(self):
+        gevent.sleep(0)
+
+
+class SaysWhereItIs(Flagged):
+    out = bind("out", "pub")
+
+    def setup(self):
+        gevent.sleep(0.01)
+        self.flags.events.append(self.sockets.out.endpoint)
+
+
+class SlowToSetUp(Echo):
+    """Its setup waits for the test."""
+
+    def setup(self):
+        self.flags.begun.set()
+        self.flags.go_on.wait()
+
+
+class StubbornSetup(Echo):
+    """Its setup waits for the test, whoever wants to end it."""
+
+    def setup(self):
+        self.flags.begun.set()
+        _wait_stubbornly(self.flags.go_on)
+
+
+class SlowToMake(Echo):
+    """Its constructor waits for the test."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.flags.making.set()
+        self.flags.go_on.wait()
+
+
+class NeverMade(Server):
+    def __init__(self, *arguments):
+        raise ZeroDivisionError("in the constructor")
+
+
+class Broken(Echo):
+    """Its setup fails."""
+
+    def setup(self):
+        raise ValueError("broken")
+
+
+class BrokenOnceOthersBegun(Broken):
+    """Its setup fails when that of another server has begun."""
+
+    def setup(self):
+        self.flags.begun.wait()
+        super().setup()
+
+
+class BrokenOnceOthersRun(Echo):
+    """Its setup fails when the servers of the setting `others` run, by the error of the setting `error`."""
+
+    errors = {  # noqa: RUF012 - read only
+        "ValueError": lambda: ValueError("broken"),
+        "SystemExit": lambda: SystemExit("broken"),
+        "Timeout": lambda: gevent.Timeout(1),
+        "GreenletExit": lambda: gevent.GreenletExit("broken"),
+    }
+
+    def setup(self):
+        for name in self.settings.get("others"):
+            getattr(self.flags, f"{name}_runs").wait()
+        gevent.sleep(0.01)
+        raise self.errors[self.settings.get("error")]()
+
+
+class EverythingAndThenBroken(Everything):
+    def setup(self):
+        super().setup()
+        raise ValueError("broken")
+
+
+# How they die --------------------------------------------------------------------------------------------------------
+
+
+class Dies(Echo):
+    """A background greenlet fails when the test says so."""
+
+    def setup(self):
+        self.spawn(self.background)
+
+    def background(self):
+        self.flags.die.wait()
+        raise ValueError("broken")
+
+
+class DiesOnceOthersBegun(Dies):
+    """A background greenlet fails when the setup of another server has begun."""
+
+    def background(self):
+        self.flags.begun.wait()
+        gevent.sleep(0.01)
+        raise ValueError("broken")
+
+
+class Breaks(Echo):
+    """Its socket is closed when the test says so."""
+
+    def setup(self):
+        self.spawn(self.background)
+
+    def background(self):
+        self.flags.die.wait()
+        self.sockets.request.close()
+
+
+class Leaves(Echo):
+    """Stops by itself when the test says so."""
+
+    def setup(self):
+        self.spawn(self.background)
+
+    def background(self):
+        self.flags.die.wait()
+        self.stop()
+
+
+# How they stop -------------------------------------------------------------------------------------------------------
+
+
+class Tidy(Echo):
+    """Says when it runs, and when it was torn down."""
+
+    def setup(self):
+        # A greenlet begins when this one waits: for the end of the server.
+        self.spawn(getattr(self.flags, f"{self.name}_runs").set)
+
+    def teardown(self):
+        self.flags.events.append(f"{self.name} torn down")
+
+
+class Waits(Flagged):
+    """Its handler waits for the test."""
+
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        self.flags.running.set()
+        self.flags.go_on.wait()
+        return "done"
+
+
+class WaitsAndKnows(Waits):
+    """Tells when it knows of a stop."""
+
+    def setup(self):
+        self.spawn(self.watch)
+
+    def watch(self):
+        while not self.stopping:
+            gevent.sleep(0.002)
+        self.flags.stopping.set()
+
+
+class WaitsDeaf(Waits):
+    """One of its sockets is closed when the test says so."""
+
+    def setup(self):
+        self.spawn(self.background)
+
+    def background(self):
+        self.flags.die.wait()
+        self.sockets.other.close()
+
+    @bind_in("other", "pull")
+    def other(self, socket, received):
+        pass
+
+
+class SaysALot(Server):
+    out = connect("out", "push")
+
+    def teardown(self):
+        for number in range(1000):
+            self.sockets.out.send_text(str(number))
+
+
+class DiesLast(Echo):
+    def teardown(self):
+        raise ValueError("broken")
+
+
+class DiesWhenTold(Echo):
+    def setup(self):
+        self.spawn(self.until_stopped)
+
+    def until_stopped(self):
+        while not self.stopping:
+            gevent.sleep(0.001)
+        raise ValueError("broken")
+
+
+class StubbornHandler(Waits):
+    """Its handler waits for the test, whoever wants to end it."""
+
+    def request(self, socket, received):
+        self.flags.running.set()
+        _wait_stubbornly(self.flags.go_on)
+        return "late"
+
+
+class StubbornTeardown(Echo):
+    """Its teardown waits for the test, whoever wants to end it."""
+
+    def teardown(self):
+        _wait_stubbornly(self.flags.go_on)
+        self.flags.events.append("torn down")
+
+
+class TidiesSlowly(Flagged):
+    """It has a background greenlet that takes long to end."""
+
+    def setup(self):
+        self.spawn(self.tidy_slowly)
+
+    def tidy_slowly(self):
+        try:
+            self.flags.begun.set()
+            gevent.sleep(60)
+        finally:
+            gevent.sleep(3)
+
+    def teardown(self):
+        self.flags.events.append("torn down")
+
+
+def _wait_stubbornly(flag: Flag) -> None:
+    while not flag.is_set():
+        try:
+            flag.wait()
+        except BaseException:  # noqa: BLE001 - as bad code does
+            continue
