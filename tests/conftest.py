@@ -18,6 +18,7 @@ import gevent.hub
 import gevent.monkey
 import greenlet
 import hypothesis
+import psutil
 import pytest
 
 PATCHED = gevent.monkey.is_module_patched("socket")
@@ -53,19 +54,21 @@ def wait_until() -> Callable[[Callable[[], Any]], None]:
 
 @pytest.fixture
 def leak_check() -> Iterator[None]:
-    """Fail the test if it leaves greenlets, threads or open file descriptors behind.
+    """Fail the test if it leaves greenlets, threads, open file descriptors or child processes behind.
 
     Use it first (`@pytest.mark.usefixtures("leak_check")`), so that other fixtures have cleaned up when it looks.
     """
     gevent.sleep(0)  # the hub opens file descriptors when it is first used, and keeps them
     gc.collect()  # what earlier tests left to the collector is not to disappear meanwhile
     greenlets, threads, descriptors = live_greenlets(), live_threads(), open_descriptors()
+    processes = child_processes()
 
     def leaks() -> list[str]:
         return [
             *(describe_greenlet(one) for one in live_greenlets() - greenlets),
             *(f"thread {one!r}" for one in live_threads() - threads),
             *(f"{count} x descriptor of {one}" for one, count in (open_descriptors() - descriptors).items()),
+            *(f"process {one!r}" for one in child_processes() - processes),
         ]
 
     yield
@@ -125,6 +128,11 @@ def open_descriptors() -> Counter[str]:
         except FileNotFoundError:  # closed since, as is the one that lists the directory
             continue
     return found
+
+
+def child_processes() -> set[psutil.Process]:
+    """Return the processes that this one started, those included that ended and were not waited for."""
+    return set(psutil.Process().children())
 
 
 def describe_greenlet(one: greenlet.greenlet) -> str:

@@ -34,6 +34,7 @@ LEAKS = [
     ("gevent.spawn_raw(gevent.sleep, 60); gevent.sleep(0)", "*greenlet*which is at*"),
     ("os.pipe()", "2 x descriptor of pipe:*"),
     ("threading.Thread(target=time.sleep, args=(60,), daemon=True).start()", "*thread <Thread(*"),
+    ("left.append(subprocess.Popen('cat', stdin=subprocess.PIPE))", "process *cat*"),
     ("left.append(zmq.Context().socket(zmq.PAIR))", "*descriptor of *"),
 ]
 
@@ -41,7 +42,7 @@ LEAKS = [
 def test_leak_check_finds_what_is_left_and_passes_what_goes_away_in_a_moment(run_pytest):
     result = run_pytest(
         f"""
-        import gevent, os, pytest, threading, time, zmq.green
+        import gevent, os, pytest, subprocess, threading, time, zmq.green
         left = []
         pytestmark = pytest.mark.usefixtures("leak_check")
 
@@ -52,6 +53,7 @@ def test_leak_check_finds_what_is_left_and_passes_what_goes_away_in_a_moment(run
         def test_leaves_nothing():
             gevent.spawn(gevent.sleep, 0.01)
             threading.Thread(target=time.sleep, args=(0.01,)).start()
+            subprocess.run(["true"], check=True)
             gevent.get_hub().threadpool.apply(int)
             context = zmq.green.Context()
             context.socket(zmq.PAIR).close()

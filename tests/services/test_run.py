@@ -1,9 +1,9 @@
 """`Service.run`: in the foreground, until a signal or a failure ends it."""
 
+import contextlib
 import os
 import signal
 import sys
-import textwrap
 import threading
 from pathlib import Path
 
@@ -12,14 +12,15 @@ import pytest
 from gevent import subprocess
 
 from dploylib.errors import ServiceFailing
-from dploylib.servers import Server, bind_in
 from dploylib.services import Service, State
 from dploylib.services.signals import on_signals
 from dploylib.transport import Problem, Socket
+from tests.services import suite
+from tests.services.suite import Echo
 
 ROOT = Path(__file__).parents[2]
-ANYWHERE = "tcp://127.0.0.1:*"
 
+# Its server is a class of the script, of __main__, which in another process is another module.
 PROGRAM = """
 import sys
 
@@ -28,20 +29,13 @@ if "patched" in sys.argv:
     monkey.patch_all()
 
 import gevent
-from dploylib import servers
-from dploylib.services import Service, State
+from dploylib import servers, services
 
 class Tested(servers.Server):
     def setup(self):
-        if "slow" in sys.argv:
+        if self.settings.get("slow"):
             print("setting up", flush=True)
             gevent.sleep(60)
-        gevent.spawn(self.announce)
-
-    def announce(self):
-        while service.state is not State.RUNNING:  # until then a signal ends the start, and every handler at once
-            gevent.sleep(0.001)
-        print(self.endpoints["request"][0], flush=True)
 
     def teardown(self):
         print("torn down", flush=True)
@@ -52,32 +46,43 @@ class Tested(servers.Server):
         gevent.sleep(float(received.text))
         return "done"
 
-service = Service()
-service.add_server("tested", Tested)
-service.run(config_dict={"servers": {"tested": {"request": {"uri": "tcp://127.0.0.1:*"}}}})
-print("returned", flush=True)
+def announce(service):
+    while service.state is not services.State.RUNNING:  # until then a signal ends the start, and every handler at once
+        gevent.sleep(0.001)
+    print(service.endpoints["tested"]["request"], flush=True)
+
+if __name__ == "__main__":
+    service = services.Service(coordinator=getattr(services, sys.argv[1])())
+    service.add_server("tested", Tested)
+    announcing = gevent.spawn(announce, service)
+    config = {"servers": {"tested": {"request": {"uri": "tcp://127.0.0.1:*"}}}, "general": {"slow": "slow" in sys.argv}}
+    service.run(config_dict=config)
+    print("returned", flush=True)
 """
 
 
 @pytest.fixture
-def program():
-    """Start a program that runs a service; its output can be read line by line."""
+def program(coordinator, tmp_path):
+    """Start a program that runs a service; its output can be read line by line. It has a process group of its own."""
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
     started = []
 
     def start(*arguments: str) -> subprocess.Popen:
         process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(PROGRAM), *arguments],
+            [sys.executable, script, coordinator.__name__, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
         )
         started.append(process)
         return process
 
     yield start
     for process in started:
-        if process.poll() is None:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its processes too, which it may have left
         process.communicate()
 
 
@@ -123,28 +128,15 @@ def test_a_signal_while_it_starts_ends_the_start(program):
     assert rest_of(process) == (0, ["returned"], "")
 
 
-class Echo(Server):
-    @bind_in("request", "rep")
-    def request(self, socket, received):
-        return received
-
-
-class Broken(Echo):
-    def setup(self):
-        raise ValueError("broken")
-
-
-class Dies(Echo):
-    def setup(self):
-        self.spawn(self.die)
-
-    def die(self):
-        gevent.sleep(0.01)
-        raise ValueError("broken")
-
-
-def config_of(service):
-    return {"servers": {name: {"request": {"uri": ANYWHERE}} for name in service.server_classes}}
+def test_a_signal_to_the_whole_process_group_is_one_signal(program):
+    """As a Ctrl-C in a terminal is: it reaches the processes of the servers too, if they have some."""
+    process = program()
+    with Socket.connect_new("req", line_of(process)) as client:
+        client.send_text("0.2")
+        assert line_of(process) == "handling"
+        os.killpg(process.pid, signal.SIGINT)
+        assert client.receive_text(timeout=10) == "done"
+    assert rest_of(process) == (0, ["torn down", "returned"], "")
 
 
 @pytest.fixture
@@ -166,40 +158,48 @@ def handlers():
         signal.signal(number, previous)
 
 
-def test_in_this_process_a_signal_ends_it_and_the_handlers_are_restored(make_service, handlers):
-    service = make_service(echo=Echo)
-    running = gevent.spawn(service.run, config_dict=config_of(service))
-    while service.state is not State.RUNNING:
-        gevent.sleep(0.001)
+@pytest.fixture
+def running(make_service, config_for, wait_until):
+    """`running(echo=Echo)`: a service that runs, and the greenlet that runs it."""
+
+    def run(**servers) -> tuple[Service, gevent.Greenlet]:
+        service = make_service(**servers)
+        running = gevent.spawn(service.run, config_dict=config_for(service))
+        wait_until(lambda: service.state is State.RUNNING)
+        return service, running
+
+    return run
+
+
+def test_in_this_process_a_signal_ends_it_and_the_handlers_are_restored(running, handlers):
+    service, run = running(echo=Echo)
     os.kill(os.getpid(), signal.SIGINT)
-    running.get(timeout=10)
+    run.get(timeout=10)
     assert service.state is State.STOPPED
     assert handlers == []
 
 
-def test_stop_ends_it_too(make_service, handlers):
-    service = make_service(echo=Echo)
-    running = gevent.spawn(service.run, config_dict=config_of(service))
-    while service.state is not State.RUNNING:
-        gevent.sleep(0.001)
+def test_stop_ends_it_too(running, handlers):
+    service, run = running(echo=Echo)
     service.stop()
-    running.get(timeout=10)
+    run.get(timeout=10)
 
 
-def test_it_raises_what_start_raises(make_service, handlers):
-    service = make_service(broken=Broken)
+def test_it_raises_what_start_raises(make_service, config_for, handlers):
+    service = make_service(broken=suite.Broken)
     with pytest.raises(ValueError, match="broken"):
-        service.run(config_dict=config_of(service))
+        service.run(config_dict=config_for(service))
     assert service.state is State.STOPPED
 
 
-def test_it_raises_when_a_server_dies_and_stops_the_others(make_service, handlers):
-    service = make_service(dies=Dies, echo=Echo)
+def test_it_raises_when_a_server_dies_and_stops_the_others(running, flags, handlers):
+    service, run = running(dies=suite.Dies, tidy=suite.Tidy)
+    flags.die.set()
     with pytest.raises(ServiceFailing, match="server 'dies' died") as caught:
-        service.run(config_dict=config_of(service))
+        run.get(timeout=10)
     assert isinstance(caught.value.__cause__, ValueError)
     assert service.state is State.STOPPED
-    assert service.servers["echo"].sockets.request.closed
+    assert flags.events.lines() == ["tidy torn down"]
 
 
 def test_signals_are_left_alone_in_another_thread(leak_check):
@@ -238,18 +238,17 @@ def _native_thread(function):
     return Native()
 
 
-def test_a_service_in_another_thread_runs_without_signals(leak_check):
+def test_a_service_in_another_thread_runs_without_signals(make_service, config_for):
     """Its hub is that of the thread."""
-    service = Service()
-    service.add_server("echo", Echo)
-    result = gevent.get_hub().threadpool.apply(_run_and_ask, (service,))
+    service = make_service(echo=Echo)
+    result = gevent.get_hub().threadpool.apply(_run_and_ask, (service, config_for(service)))
     assert result == "hello"
     assert service.state is State.STOPPED
 
 
-def _run_and_ask(service: Service) -> str:
+def _run_and_ask(service, config) -> str:
     try:
-        running = gevent.spawn(service.run, config_dict=config_of(service))
+        running = gevent.spawn(service.run, config_dict=config)
         while service.state is not State.RUNNING:
             gevent.sleep(0.001)
         with Socket.connect_new("req", service.endpoints["echo"]["request"]) as client:
