@@ -238,19 +238,18 @@ def _native_thread(function):
     return Native()
 
 
-def test_a_service_in_another_thread_runs_without_signals(make_service, config_for):
+def test_a_service_in_another_thread_runs_without_signals(make_service, config_for, wait_until):
     """Its hub is that of the thread."""
     service = make_service(echo=Echo)
-    result = gevent.get_hub().threadpool.apply(_run_and_ask, (service, config_for(service)))
+    result = gevent.get_hub().threadpool.apply(_run_and_ask, (service, config_for(service), wait_until))
     assert result == "hello"
     assert service.state is State.STOPPED
 
 
-def _run_and_ask(service, config) -> str:
+def _run_and_ask(service, config, wait_until) -> str:
     try:
         running = gevent.spawn(service.run, config_dict=config)
-        while service.state is not State.RUNNING:
-            gevent.sleep(0.001)
+        wait_until(lambda: service.state is State.RUNNING)
         with Socket.connect_new("req", service.endpoints["echo"]["request"]) as client:
             client.send_text("hello")
             text = client.receive_text(timeout=10)
