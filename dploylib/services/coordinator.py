@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -115,6 +116,11 @@ class ServerCoordinator:
     def kill(self, run: ServerRun) -> None:
         """End a server that is not ready, or did not stop when it was told to. Does not wait for that."""
         raise NotImplementedError(f"{type(self).__name__} must say in kill() how a server is ended")
+
+    def abandon(self, run: ServerRun) -> None:
+        """Do without the end of a server that goes on although it was killed."""
+        log.error("server %s goes on although it was killed, and is left behind", run.name)
+        self.server_ended(run, None)
 
     def server_ready(self, run: ServerRun) -> None:
         """Called when a server has said that it is ready. A subclass that has to learn its endpoints may defer it."""
@@ -254,8 +260,7 @@ class ServerCoordinator:
             self.kill(run)
         gevent.wait([run.ended for run in self._alive()], timeout=_CLOSING_TIME)
         for run in self._alive():
-            log.error("server %s goes on although it was killed, and is left behind", run.name)
-            self.server_ended(run, None)
+            self.abandon(run)
 
     def _close(self) -> None:
         try:
@@ -290,7 +295,10 @@ class ServerCoordinator:
             for run in runs:
                 if run.ended.is_set():
                     # Never a GreenletExit, which would end the caller without a word.
-                    raise run.error if isinstance(run.error, Exception | SystemExit) else _as_failure(run)
+                    error = run.error if isinstance(run.error, Exception | SystemExit) else _as_failure(run)
+                    if sys.version_info >= (3, 11):
+                        error.add_note(f"server {run.name!r} did not start")
+                    raise error
             if all(run.ready.is_set() for run in runs):
                 return
 

@@ -28,7 +28,7 @@ import gevent.socket
 from gevent import subprocess
 
 from ..config import Settings
-from ..errors import ConfigurationError, DeclarationError, ProcessDied, ServerFailing, ServiceStateError
+from ..errors import ConfigurationError, DeclarationError, DployError, ProcessDied, ServiceStateError
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.farewell import ENDING_TIME
 from ..transport import Context
@@ -76,16 +76,28 @@ class ProcessServerCoordinator(ServerCoordinator):
     def setup_servers(
         self, servers: Mapping[str, type[Server]], settings: Settings, hooks: Sequence[Hook] = ()
     ) -> None:
-        """Prepare a run of each server. Raises `ConfigurationError` for inproc endpoints."""
-        problems = [
-            settings.problem(
-                ("servers", name, socket, "uri"),
-                f"{uri} is known within one process only, and this server has one to itself; use ipc:// or tcp://",
-            )
+        """Prepare a run of each server.
+
+        Raises `ConfigurationError` for inproc endpoints between servers, `ServiceStateError` in another thread than the
+        main one.
+        """
+        if not gevent.get_hub().loop.default:
+            raise ServiceStateError("processes can be started in the main thread only: gevent can wait for them there")
+        used = {
+            (uri, name, socket)
             for name in servers
             for socket, info in settings.server_info(name).items()
             for uri in info.uris
             if uri.startswith("inproc:")
+        }
+        problems = [
+            settings.problem(
+                ("servers", name, socket, "uri"),
+                f"{uri} is known within one process only, and server {other!r}, which has it too, runs in another one; "
+                "use ipc:// or tcp://",
+            )
+            for uri, name, socket in used
+            for other in sorted({other for same, other, _ in used if same == uri and other != name})[:1]
         ]
         if problems:
             raise ConfigurationError(problems)
@@ -101,6 +113,12 @@ class ProcessServerCoordinator(ServerCoordinator):
             self._processes[run].kill()
         else:
             self.server_ended(run, None)  # it was never spawned
+
+    def abandon(self, run: ServerRun) -> None:
+        """Kill the process, which takes no notice."""
+        log.error("the process of server %s does not end, and is killed", run.name)
+        self._processes[run].kill_at_once()
+        run.ended.wait()
 
     def server_ready(self, run: ServerRun) -> None:
         """Called when a server has said over the control socket that it is ready."""
@@ -139,7 +157,6 @@ class _Process:
         self._subscribed = False
         self._endpoints: dict[str, list[str]] | None = None
         self._error: BaseException | None = None
-        self._killing: gevent.Greenlet[..., Any] | None = None
         job = _pickled(run)
         self._channel, theirs = gevent.socket.socketpair()
         try:
@@ -162,12 +179,13 @@ class _Process:
         self._check_ready()
 
     def kill(self) -> None:
-        """Let the process end itself, or end it."""
-        if self._killing is None:
-            with contextlib.suppress(OSError):
-                self._channel.shutdown(gevent.socket.SHUT_WR)
-            self._killing = gevent.spawn_later(_DYING_TIME, self._popen.kill)
-            self._killing.name = f"server {self._run.name}: kill the process"
+        """Let the process end itself."""
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(gevent.socket.SHUT_WR)
+
+    def kill_at_once(self) -> None:
+        """End the process, whatever it does."""
+        self._popen.kill()
 
     def _check_ready(self) -> None:
         if self._subscribed and self._endpoints is not None:
@@ -196,8 +214,6 @@ class _Process:
         self._reading.join(timeout=_READING_TIME)  # a process that it started may have the channel too
         self._reading.kill()
         self._channel.close()
-        if self._killing is not None:
-            self._killing.kill()
         if status and self._error is None:
             how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
             self._error = ProcessDied(f"the process {self._popen.pid} of server {self._run.name!r} {how}")
@@ -382,12 +398,25 @@ def _packed(error: BaseException) -> list[bytes]:
 
 
 def _picklable(error: BaseException) -> bytes:
-    try:
-        data = pickle.dumps(error)
-        pickle.loads(data)
-    except Exception:  # noqa: BLE001 - an exception may have anything in it
-        data = pickle.dumps(ServerFailing(f"{type(error).__name__}: {error}"))
-    return data
+    """The error, or what comes nearest to it, as the call that makes it."""
+    for call in ((_same, error), (type(error), *error.args)):  # the second for a gevent.Timeout, which has a timer
+        try:
+            data = pickle.dumps(call)
+            if str(_made_from(data)) == str(error):
+                return data
+        except Exception:  # noqa: BLE001 - an exception may have anything in it
+            continue
+    return pickle.dumps((DployError, f"{type(error).__name__}: {error}"))
+
+
+def _same(error: BaseException) -> BaseException:
+    return error
+
+
+def _made_from(data: bytes) -> BaseException:
+    call, *args = pickle.loads(data)
+    error: BaseException = call(*args)
+    return error
 
 
 def _unpacked(packed: list[bytes]) -> BaseException:
@@ -398,9 +427,9 @@ def _unpacked(packed: list[bytes]) -> BaseException:
     cause: BaseException = RemoteTraceback(f"\n{text.decode()}")
     for data in reversed(errors):
         try:
-            error = pickle.loads(data)
+            error = _made_from(data)
         except Exception as failure:  # noqa: BLE001 - a class that is not there, say
-            error = ServerFailing(f"an error that cannot be read here: {failure}")
+            error = DployError(f"an error that cannot be read here: {failure}")
         error.__cause__ = cause
         cause = error
     return cause

@@ -38,6 +38,11 @@ class ThreadedServerCoordinator(ServerCoordinator):
         else:
             self.server_ended(run, None)  # it was never spawned
 
+    def abandon(self, run: ServerRun) -> None:
+        """Leave the thread behind, without its sockets, if it lets its hub run at all."""
+        self._threads[run].close_sockets()
+        super().abandon(run)
+
     def _ended(self, run: ServerRun, error: BaseException | None) -> None:
         del self._threads[run]
         self.server_ended(run, error)
@@ -68,8 +73,17 @@ class _ServerThread:
         """End the server. Called in the thread that made this."""
         with self._lock:
             self._killed = True
+        self._call(self._end)
+
+    def close_sockets(self) -> None:
+        """Close the sockets of the server. Called in the thread that made this."""
+        self._call(self._context.close, 0)
+
+    def _call(self, function: Any, *args: Any) -> None:
+        """Call a function in the hub of the thread, if that still is there."""
+        with self._lock:
             if self._hub is not None:
-                self._hub.loop.run_callback_threadsafe(self._end)
+                self._hub.loop.run_callback_threadsafe(function, *args)
 
     def _main(self) -> None:
         hub: Any = gevent.get_hub()
@@ -86,10 +100,11 @@ class _ServerThread:
         except BaseException as failure:  # noqa: BLE001 - the coordinator is told
             error = failure
         finally:
+            self._home.loop.run_callback_threadsafe(self._ended, self._run, error)
+            hub.join()  # there may be greenlets that nobody could end
             with self._lock:
                 self._hub = None
             hub.destroy(destroy_loop=True)
-            self._home.loop.run_callback_threadsafe(self._ended, self._run, error)
 
     def _end(self) -> None:
         if self._run.server is not None:

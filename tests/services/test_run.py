@@ -238,6 +238,7 @@ def _native_thread(function):
     return Native()
 
 
+@pytest.mark.one_process("gevent can wait for processes in the main thread only, see test_processes.py")
 def test_a_service_in_another_thread_runs_without_signals(make_service, config_for, wait_until):
     """Its hub is that of the thread."""
     service = make_service(echo=Echo)

@@ -380,8 +380,8 @@ def test_many_rounds_leave_no_greenlet_descriptor_thread_or_ipc_file(
                 "many": {"uri": ipc.format(f"{name}-many")},
                 "router": {"uri": asked_in_process.format(f"{name}-router")},
                 "out": {"uri": [tcp, ipc.format(f"{name}-out")]},
-                "work": {"uri": inproc.format("work")},
-                "pull": {"uri": [inproc.format("work"), "tcp://127.0.0.1:9"]},
+                "work": {"uri": inproc.format(f"{name}-work")},
+                "pull": {"uri": [inproc.format(f"{name}-work"), "tcp://127.0.0.1:9"]},
             }
             for name in ("all", "other")
         }
