@@ -67,6 +67,7 @@ class _Branch(NamedTuple):
             return f"mapping ({', '.join(field.encode_name for field in msgspec.structs.fields(self.kind))})"
         bounds = [f" >= {meta.ge}" for meta in self.metas if meta.ge is not None]
         bounds += [f" > {meta.gt}" for meta in self.metas if meta.gt is not None]
+        bounds += [f" and <= {meta.le}" for meta in self.metas if meta.le is not None]
         return _SCALARS.get(self.base, "mapping" if self.base is dict else "list") + "".join(bounds)
 
 

@@ -87,6 +87,10 @@ class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "the server declares."
         ),
     ] = None
+    max_frames: Annotated[
+        Annotated[int, Meta(ge=3, le=256)] | None,
+        Meta(description="How many frames a message may have. Without it, what the server declares."),
+    ] = None
 
     @property
     def uris(self) -> list[str]:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from ..errors import DeclarationError, UnknownOption, UnknownSocketType
-from ..transport import SOCKET_TYPES, Context, Sender, Socket
+from ..transport import MAX_FRAMES, SOCKET_TYPES, Context, Sender, Socket
 from ..transport.codecs import ObjectDecoder
 from ..transport.options import Options, option_pairs, option_value, socket_type_constant
+from .limits import default_options as limits_of
 
 __all__ = [
     "Handler",
@@ -47,7 +48,8 @@ class SocketDescription:
     `input_handler` listens; `deserializer` is what `obj=` gave. `concurrency` is how many handlers may run at once,
     `timeout` how many seconds each of them has (None: as many as it wants). `overload` says what happens to messages
     while all of them run: "wait" lets them wait, in the queues of ZeroMQ, until their peers have to wait too; "refuse"
-    answers each at once with a problem. `default_options` are set before those of the configuration.
+    answers each at once with a problem. `max_frames` is how many frames a message may have. `default_options` are set
+    before those of the configuration, and after the `limits` that every socket of a server has.
 
     Raises `DeclarationError` when these do not go together.
     """
@@ -63,6 +65,7 @@ class SocketDescription:
         concurrency: int = 1,
         timeout: float | None = None,
         overload: str = "wait",
+        max_frames: int = MAX_FRAMES,
     ) -> None:
         self.name = name
         self.socket_type = socket_type
@@ -74,6 +77,7 @@ class SocketDescription:
         self.concurrency = concurrency
         self.timeout = timeout
         self.overload = overload
+        self.max_frames = max_frames
         self.attribute = name  # until __set_name__ says better
         self._check()
 
@@ -92,8 +96,12 @@ class SocketDescription:
                 f"{where}: a {self.socket_type} socket can have no handler ({_CANNOT_LISTEN[self.socket_type]}); "
                 f"use {self.setup_type}() instead of {self.setup_type}_in()"
             )
-        if isinstance(self.concurrency, bool) or not isinstance(self.concurrency, int) or self.concurrency < 1:
+        if not _is_whole(self.concurrency) or self.concurrency < 1:
             raise DeclarationError(f"{where}: concurrency is a whole number from 1 on, not {self.concurrency!r}")
+        if not _is_whole(self.max_frames) or not 3 <= self.max_frames <= MAX_FRAMES:
+            raise DeclarationError(
+                f"{where}: max_frames is a whole number from 3 to {MAX_FRAMES}, not {self.max_frames!r}"
+            )
         if self.timeout is not None and not _is_seconds(self.timeout):
             raise DeclarationError(f"{where}: timeout is a number of seconds above 0, not {self.timeout!r}")
         flaw = self.overload_flaw(self.overload)
@@ -128,12 +136,17 @@ class SocketDescription:
     ) -> Socket:
         """Make the socket: set the options, then bind or connect to every uri.
 
-        A `rep` socket with a handler is a ROUTER underneath: to peers it is the same. Raises what `Socket` raises; then
-        nothing is left open.
+        The limits of `default_options` come first, so that the declaration and the configuration override them. A `rep`
+        socket with a handler is a ROUTER underneath: to peers it is the same. Raises what `Socket` raises; then nothing
+        is left open.
         """
         concurrency = concurrency or self.concurrency
         socket = context.socket(self._wire_type)
         try:
+            for name, value in limits_of(self.socket_type):
+                socket.set_option(name, value)
+            if socket.socket_type in ("pub", "xpub"):
+                socket.count_drops()
             if socket.socket_type == "router":
                 # A reply to a peer that is gone is an error that we count, instead of nothing at all.
                 socket.set_option("router_mandatory", True)
@@ -196,6 +209,7 @@ def bind_in(
     timeout: float | None = None,
     overload: str = "wait",
     options: Options | None = None,
+    max_frames: int = MAX_FRAMES,
 ) -> Callable[[InputHandler], SocketDescription]:
     """Decorates a method as the handler of a bound socket: `bind_in(name, socket_type, obj=None)`.
 
@@ -204,7 +218,9 @@ def bind_in(
     `SocketDescription`. Raises `DeclarationError`.
     """
     names, obj = _without_obj(names, obj)
-    return _decorator("bind", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload)
+    return _decorator(
+        "bind", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload, max_frames
+    )
 
 
 def connect_in(
@@ -216,10 +232,13 @@ def connect_in(
     timeout: float | None = None,
     overload: str = "wait",
     options: Options | None = None,
+    max_frames: int = MAX_FRAMES,
 ) -> Callable[[InputHandler], SocketDescription]:
     """Decorates a method as the handler of a connected socket. The arguments are those of `bind_in`."""
     names, obj = _without_obj(names, obj)
-    return _decorator("connect", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload)
+    return _decorator(
+        "connect", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload, max_frames
+    )
 
 
 def bind(
@@ -288,8 +307,8 @@ class Handler:
         class EchoServer(Server):
             echo = Echo.bind("request")
 
-    `socket_type`, `deserializer` (what `obj=` is to `bind_in`), `concurrency`, `timeout`, `overload` and `options` are
-    class attributes. One instance serves all the messages of one declaration.
+    `socket_type`, `deserializer` (what `obj=` is to `bind_in`), `concurrency`, `timeout`, `overload`, `max_frames` and
+    `options` are class attributes. One instance serves all the messages of one declaration.
     """
 
     socket_type: str
@@ -297,6 +316,7 @@ class Handler:
     concurrency: int = 1
     timeout: float | None = None
     overload: str = "wait"
+    max_frames: int = MAX_FRAMES
     options: Options | None = None
 
     def __call__(self, server: Any, socket: Sender, received: Any) -> Any:
@@ -327,6 +347,7 @@ class Handler:
             cls.concurrency,
             cls.timeout,
             cls.overload,
+            cls.max_frames,
         )
 
 
@@ -355,6 +376,10 @@ def every(seconds: float) -> Callable[[Callable[[Any], Any]], Periodic]:
     if not _is_seconds(seconds):
         raise DeclarationError(f"every() takes a number of seconds above 0, not {seconds!r}")
     return lambda function: Periodic(seconds, function)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_seconds(value: Any) -> bool:

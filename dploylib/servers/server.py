@@ -311,6 +311,7 @@ class Server(DployServer):
         except TransportError as error:
             raise type(error)(f"server {self.name!r}, socket {name!r}: {error}") from error
         self.sockets.add(name, socket, description.attribute)
+        socket.max_frames = info.max_frames or description.max_frames
         if description.input_handler is None:
             return
         timeout = description.timeout if info.timeout is None else info.timeout

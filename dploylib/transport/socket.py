@@ -103,6 +103,9 @@ class Socket(Sender):
 
     Every send and receive takes `timeout`, in seconds; None is what `set_option("rcvtimeo" / "sndtimeo", ...)` says,
     which is for ever unless set. 0 does not wait at all.
+
+    `sent` and `received` count messages, and `dropped` those that are known to be lost: on a ROUTER what was for a peer
+    that is gone, and on publishers what `count_drops` says.
     """
 
     def __init__(self, zmq_socket: zmq.Socket[bytes], zmq_context: Context | zmq.Context[Any]) -> None:
@@ -122,9 +125,12 @@ class Socket(Sender):
         self._ipc_locks: dict[str, IpcLock] = {}
         self._owns_context = False
         self._deaf: set[bytes] = set()  # the peers of a ROUTER that let a message wait in vain, and read nothing since
+        self._counts_drops = False
+        self._max_frames = self._most_frames = MAX_FRAMES
         self.subscribed = False  # whether a subscription was ever made
         self.sent = 0
         self.received = 0
+        self.dropped = 0
         self._context._add(self)
 
     # Making one ----------------------------------------------------------------------------------------------
@@ -229,6 +235,22 @@ class Socket(Sender):
         """What it was bound or connected to last, wildcards resolved; '' before the first time."""
         return self._endpoints[-1] if self._endpoints else ""
 
+    @property
+    def max_frames(self) -> int:
+        """How many frames a message that is received may have: `MAX_FRAMES`, or less, but not less than 3.
+
+        What a ROUTER finds in front of every request does not count: the routing id, and the delimiter of a REQ. To set
+        it raises `ValueError` for another number.
+        """
+        return self._max_frames
+
+    @max_frames.setter
+    def max_frames(self, count: int) -> None:
+        if not 3 <= count <= MAX_FRAMES:
+            raise ValueError(f"max_frames is a number from 3 to {MAX_FRAMES}, not {count!r}")
+        self._max_frames = count
+        self._most_frames = min(count + 2, MAX_FRAMES) if self._type == "router" else count
+
     def __repr__(self) -> str:
         state = "closed" if self.closed else ", ".join(self._endpoints) or "not attached"
         return f"<Socket {self._type} {state}>"
@@ -246,6 +268,8 @@ class Socket(Sender):
             self._set_timeout(name, int(wire_value))
             return
         self.subscribed |= name == "subscribe"
+        if name == "xpub_nodrop":
+            self._counts_drops = False
         try:
             if name == "hwm":
                 self._zmq_socket.set_hwm(int(wire_value))  # sndhwm and rcvhwm; libzmq has no such option
@@ -276,6 +300,16 @@ class Socket(Sender):
         """Take back one `subscribe` of the same topic."""
         self.set_option("unsubscribe", topic)
         self._waiter.wake()
+
+    def count_drops(self) -> None:
+        """Count in `dropped` when a subscriber loses messages. Only for PUB and XPUB sockets, which never wait then.
+
+        They send to all who have room, and drop what is for the others, as ever. libzmq says so only of the first
+        message that it drops for a subscriber: it then drops what is for that one until it has read half of its queue.
+        So each loss counts as one, however long it is. The option `xpub_nodrop` is used for this; who sets it ends it.
+        """
+        self.set_option("xpub_nodrop", True)
+        self._counts_drops = True
 
     def _set_timeout(self, name: str, milliseconds: int) -> None:
         self._timeouts[name] = milliseconds
@@ -414,6 +448,7 @@ class Socket(Sender):
         except zmq.ZMQError as error:
             translated = self._translated(error, "send")
             translated.peer = self._peer_of(frames)
+            self.dropped += isinstance(translated, Unroutable)
             raise translated from error
         finally:
             if waiter.receiving or waiter.sending:
@@ -449,6 +484,9 @@ class Socket(Sender):
         return self._type == "req" or self._send_now(frames)
 
     def _send_when_possible(self, frames: Sequence[Any], timeout: float | None) -> None:
+        if self._counts_drops:
+            self._send_to_who_has_room(frames)
+            return
         patience = self._send_timeout if timeout is None else timeout
         peer = self._peer_of(frames)
         if timeout is None and peer in self._deaf:
@@ -489,6 +527,18 @@ class Socket(Sender):
             self._waiter.wake()
             (gevent.sleep if self.green else time.sleep)(min(pause, left))
             pause = min(2 * pause, _SLOW_PEER_PAUSE)
+
+    def _send_to_who_has_room(self, frames: Sequence[Any]) -> None:
+        """Send a message, and drop it for subscribers whose queues are full: with `xpub_nodrop`, nobody has it yet."""
+        _get(self._zmq_socket, _EVENTS)  # libzmq looks only now and then whether the subscribers have read something
+        if self._send_now(frames):
+            return
+        self._zmq_socket.set(zmq.XPUB_NODROP, 0)
+        try:
+            self._send_now(frames)
+        finally:
+            self._zmq_socket.set(zmq.XPUB_NODROP, 1)
+        self.dropped += 1
 
     # Receiving -----------------------------------------------------------------------------------------------
 
@@ -537,7 +587,7 @@ class Socket(Sender):
         """Receive one multipart message as the list of its frames. Raises `ReceiveTimeout` or `SocketClosed`.
 
         Without `copy`, the last frame is a `zmq.Frame` if it has 64 KiB or more: it can be sent on without ever being
-        copied, and has `bytes`. Raises `MalformedEnvelope` when it has more frames than are taken (`MAX_FRAMES`).
+        copied, and has `bytes`. Raises `MalformedEnvelope` when it has more frames than `max_frames`.
         """
         frames = self._next
         if frames is None:
@@ -547,8 +597,8 @@ class Socket(Sender):
             assert frames is not None
         self._next = None
         self.received += 1
-        if len(frames) > MAX_FRAMES:
-            raise MalformedEnvelope(f"more than the {MAX_FRAMES} frames that are taken", frames)
+        if len(frames) > self._most_frames:
+            raise MalformedEnvelope(f"more than the {self._max_frames} frames that are taken", frames)
         if copy and type(frames[-1]) is not bytes:
             frames[-1] = frames[-1].bytes
         return frames

@@ -41,12 +41,15 @@ def request_of(data: object) -> SocketSettings:
 
 
 def test_a_minimal_socket_has_a_uri_and_defaults():
-    assert request_of(a_socket()) == SocketSettings(uri=URI, options={}, concurrency=None, timeout=None)
+    assert request_of(a_socket()) == SocketSettings(
+        uri=URI, options={}, concurrency=None, timeout=None, max_frames=None
+    )
 
 
 def test_every_key_of_a_socket_is_typed():
-    request = request_of(a_socket(options={"sndhwm": 1000}, concurrency=100, timeout=5))
+    request = request_of(a_socket(options={"sndhwm": 1000}, concurrency=100, timeout=5, max_frames=10))
     assert (request.options, request.concurrency, request.timeout) == ({"sndhwm": 1000}, 100, 5.0)
+    assert request.max_frames == 10
 
 
 def test_uris_is_a_list_whichever_way_they_are_written():
@@ -101,6 +104,8 @@ def test_settings_survive_a_way_to_another_process():
         ({"concurrency": 0}, "concurrency: found 0 (integer), expected integer >= 1"),
         ({"concurrency": 1.5}, "concurrency: found 1.5 (number), expected integer >= 1"),
         ({"concurrency": "10"}, "concurrency: found '10' (string), expected integer >= 1"),
+        ({"max_frames": 2}, "max_frames: found 2 (integer), expected integer >= 3 and <= 256"),
+        ({"max_frames": 257}, "max_frames: found 257 (integer), expected integer >= 3 and <= 256"),
         ({"timeout": 0}, "timeout: found 0 (integer), expected finite number > 0"),
         ({"timeout": False}, "timeout: found false (boolean), expected finite number > 0"),
         ({"timeout": math.nan}, "timeout: found nan (number), expected finite number > 0"),
@@ -116,7 +121,8 @@ def test_settings_survive_a_way_to_another_process():
         ({"timeout": "a" * 1000}, f"timeout: found '{'a' * 56}... (string), expected finite number > 0"),
         (
             {"urii": 1},
-            "unknown key 'urii'; did you mean 'uri'? (known keys: uri, options, concurrency, timeout, overload)",
+            "unknown key 'urii'; did you mean 'uri'? (known keys: uri, options, concurrency, timeout, overload, "
+            "max_frames)",
         ),
     ],
 )
@@ -325,7 +331,7 @@ def test_the_schema_is_a_valid_one_and_describes_every_key():
     "data",
     [
         a_socket(),
-        a_socket(options={"sndhwm": 1000}, concurrency=100, timeout=0.5),
+        a_socket(options={"sndhwm": 1000}, concurrency=100, timeout=0.5, max_frames=256),
         a_socket(uri=["inproc://a", "ipc:///b"], options=[["subscribe", "a"], ["linger", 0]]),
         a_socket(uri="${URI}", concurrency="${N:-10}", timeout="${T:-1}", options=None),
         {"servers": {"echo": None}, "general": None},
@@ -348,6 +354,8 @@ def test_the_schema_accepts_good_configurations(data):
         a_socket(uri="127.0.0.1:5000"),
         a_socket(urii="x"),
         a_socket(concurrency=0),
+        a_socket(max_frames=2),
+        a_socket(max_frames=257),
         a_socket(concurrency="10"),
         a_socket(timeout=0),
         a_socket(options={"linger": None}),

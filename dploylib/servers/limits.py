@@ -1,0 +1,48 @@
+"""What the sockets of servers are limited to, unless their declaration or the configuration says otherwise.
+
+Sockets that are made by hand keep libzmq's own defaults, which are made for peers that trust each other.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["HEARTBEAT_OPTIONS", "HEARTBEAT_TYPES", "LIMIT_OPTIONS", "default_options"]
+
+LIMIT_OPTIONS: Final[dict[str, int]] = {
+    # Bytes of a frame. libzmq has no limit: one peer could make it take all memory. RabbitMQ's default is the same.
+    "maxmsgsize": 16 * 1024 * 1024,
+    # Milliseconds that a peer has to say in ZMTP who it is; who connects and says nothing holds a file descriptor.
+    "handshake_ivl": 10_000,
+    # Connections that wait to be accepted: libzmq's 100 are few when all clients of a service come back at once.
+    "backlog": 1024,
+    # The kernel asks whether the machine of a silent peer is still there: for the first time after 60 s, then every
+    # 10 s. After 6 questions without an answer the peer is gone. Linux would take more than two hours.
+    "tcp_keepalive": 1,
+    "tcp_keepalive_idle": 60,
+    "tcp_keepalive_intvl": 10,
+    "tcp_keepalive_cnt": 6,
+}
+"""Options of every socket of a server."""
+
+HEARTBEAT_OPTIONS: Final[dict[str, int]] = {
+    # Milliseconds between two questions (PING) to a peer, and after which one that said nothing is disconnected.
+    "heartbeat_ivl": 10_000,
+    "heartbeat_timeout": 30_000,
+    # What the peer is told: to disconnect after so long without a word. libzmq counts it in steps of 100 ms.
+    "heartbeat_ttl": 30_000,
+}
+"""Options of sockets of `HEARTBEAT_TYPES`, besides."""
+
+HEARTBEAT_TYPES: Final = ("pub", "xpub")
+"""Socket types with heartbeats: those that drop what a peer does not take, anyway.
+
+libzmq does not read from a peer whose queue is full, nor does that peer's. So heartbeats take back-pressure for death,
+and the messages that are on their way then are lost. The kernel, which is asked by TCP keepalive, knows the difference.
+"""
+
+
+def default_options(socket_type: str) -> list[tuple[str, int]]:
+    """The options of a server's socket of this type, to be set before all others."""
+    heartbeats = HEARTBEAT_OPTIONS if socket_type in HEARTBEAT_TYPES else {}
+    return [*LIMIT_OPTIONS.items(), *heartbeats.items()]
