@@ -307,6 +307,7 @@ class Socket(Sender):
         They send to all who have room, and drop what is for the others, as ever. libzmq says so only of the first
         message that it drops for a subscriber: it then drops what is for that one until it has read half of its queue.
         So each loss counts as one, however long it is. The option `xpub_nodrop` is used for this; who sets it ends it.
+        Raises `UnknownOption` for sockets of other types.
         """
         self.set_option("xpub_nodrop", True)
         self._counts_drops = True
