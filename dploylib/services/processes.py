@@ -105,7 +105,12 @@ class ProcessServerCoordinator(ServerCoordinator):
 
     def spawn(self, run: ServerRun) -> None:
         """Run the server in a process."""
-        self._processes[run] = _Process(run, super().server_ready, self._ended)
+        self._processes[run] = process = _Process(run, super().server_ready, self._ended)
+        try:
+            process.start()
+        except BaseException:
+            del self._processes[run]
+            raise
 
     def kill(self, run: ServerRun) -> None:
         """End the process: it has some seconds to tell its callers, and is killed then."""
@@ -157,21 +162,28 @@ class _Process:
         self._subscribed = False
         self._endpoints: dict[str, list[str]] | None = None
         self._error: BaseException | None = None
-        job = _pickled(run)
+        self._popen: Any = None
+        self._killed = False
+
+    def start(self) -> None:
+        """Start the process. Others may run meanwhile."""
+        job = _pickled(self._run)
         self._channel, theirs = gevent.socket.socketpair()
         try:
             # Not in a session of its own: who stops a group of processes means this one, too.
             self._popen = subprocess.Popen(
-                [sys.executable, _SCRIPT, run.name, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+                [sys.executable, _SCRIPT, self._run.name, str(theirs.fileno())], pass_fds=[theirs.fileno()]
             )
         except BaseException:
             self._channel.close()
             raise
         finally:
             theirs.close()
-        self._spawn("tell the process what to do", self._channel_send, job)
         self._reading = self._spawn("listen to the process", self._read)
         self._spawn("wait for the process", self._wait)
+        if self._killed:
+            self._popen.kill()
+        self._spawn("tell the process what to do", self._channel_send, job)
 
     def is_ready(self) -> None:
         """The control socket says that the server is ready: it is, when it is known where its sockets are."""
@@ -180,12 +192,16 @@ class _Process:
 
     def kill(self) -> None:
         """Let the process end itself."""
-        with contextlib.suppress(OSError):
-            self._channel.shutdown(gevent.socket.SHUT_WR)
+        self._killed = True
+        if self._popen is not None:
+            with contextlib.suppress(OSError):
+                self._channel.shutdown(gevent.socket.SHUT_WR)
 
     def kill_at_once(self) -> None:
         """End the process, whatever it does."""
-        self._popen.kill()
+        self._killed = True
+        if self._popen is not None:
+            self._popen.kill()
 
     def _check_ready(self) -> None:
         if self._subscribed and self._endpoints is not None:
