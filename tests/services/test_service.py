@@ -247,7 +247,7 @@ def test_when_one_of_three_servers_fails_none_is_left(
     make_service, config_for, flags, ipc_dir, bind_again, kind, error
 ):
     expected = suite.BrokenOnceOthersRun.errors[error]()
-    for broken in "abc" if kind != "process" else "b":
+    for broken in "abc" if kind != "process" else "b":  # each time three interpreters would start
         others = sorted({*"abc"} - {broken})
         service = make_service(**{name: suite.BrokenOnceOthersRun if name == broken else suite.Tidy for name in "abc"})
         sockets = {name: {"request": {"uri": f"ipc://{ipc_dir}/{name}"}} for name in "abc"}
