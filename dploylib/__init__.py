@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dploylib import errors
     from dploylib.errors import DployError
-    from dploylib.servers import Handler, Server, bind, bind_in, connect, connect_in, every
+    from dploylib.servers import Handler, Server, bind, bind_in, connect, connect_in, every, offload
     from dploylib.services import Service
     from dploylib.transport import Context, Envelope, ReceivedData, Socket
 
@@ -34,6 +34,7 @@ __all__ = [
     "connect_in",
     "errors",
     "every",
+    "offload",
 ]
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _HOMES = {
     "connect": "servers",
     "connect_in": "servers",
     "every": "servers",
+    "offload": "servers",
 }
 # So that `import dploylib` is enough for `dploylib.errors.DployError`.
 _SUBMODULES = frozenset({"cli", "config", "errors", "servers", "services", "transport"})

@@ -22,6 +22,7 @@ from .declare import (
 )
 from .dispatch import Counts, ReplySocket
 from .hooks import Hook, MessageLog
+from .offload import offload
 from .server import GRACEFUL_TIMEOUT, DployServer, Server
 from .sockets import Sockets
 
@@ -42,4 +43,5 @@ __all__ = [
     "connect",
     "connect_in",
     "every",
+    "offload",
 ]
