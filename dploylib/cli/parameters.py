@@ -16,6 +16,7 @@ else:
 
 __all__ = [
     "SECONDS",
+    "SECONDS_OR_NONE",
     "TEXT",
     "Target",
     "configuration",
@@ -81,13 +82,17 @@ class _EndpointType(_ParamType):
 class _Seconds(_ParamType):
     name = "seconds"
 
+    def __init__(self, or_none: bool = False) -> None:
+        self._or_none = or_none
+
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
         try:
             seconds = float(value)
         except ValueError:
             seconds = math.nan
-        if not 0 < seconds < _FOREVER:
-            self.fail(f"{value!r}: expected a number of seconds above 0, as in 2.5", parameter, context)
+        if not (0 < seconds < _FOREVER or (self._or_none and seconds == 0)):
+            least = "from 0 on" if self._or_none else "above 0"
+            self.fail(f"{value!r}: expected a number of seconds {least}, as in 2.5", parameter, context)
         return seconds
 
 
@@ -123,6 +128,8 @@ TEXT = _Text()
 """Text that can be sent."""
 SECONDS = _Seconds()
 """A duration above 0."""
+SECONDS_OR_NONE = _Seconds(or_none=True)
+"""A duration, or 0."""
 
 
 def uri_argument(function: _Function) -> _Function:

@@ -7,7 +7,7 @@ import click
 from .exit_codes import ExitCode
 from .failures import reported, tell
 from .logs import LEVELS, configure, log_failure
-from .parameters import Target, configuration, service_options
+from .parameters import SECONDS_OR_NONE, Target, configuration, service_options
 
 __all__ = ["command"]
 
@@ -28,6 +28,13 @@ __all__ = ["command"]
     show_default=True,
     help="Lines of text, or an object of JSON a line.",
 )
+@click.option(
+    "--max-blocking",
+    type=SECONDS_OR_NONE,
+    default=1.0,
+    show_default=True,
+    help="What keeps all greenlets from running for longer than this is logged, with its stack; 0 logs nothing.",
+)
 def command(
     target: Target,
     config: str | None,
@@ -35,6 +42,7 @@ def command(
     patch: bool,
     log_level: str,
     log_format: str,
+    max_blocking: float,
 ) -> None:
     """Run a service in the foreground.
 
@@ -50,6 +58,10 @@ def command(
     if patch:
         patch_standard_library()
     configure(log_level, log_format)
+    from ..services import watch_for_blocking
+
     with reported(log_failure if log_format == "json" else tell):
-        cut_short_by = load_service(target).run(**arguments)
+        service = load_service(target)  # which may take long: there is nothing to hold up yet
+        with watch_for_blocking(max_blocking):
+            cut_short_by = service.run(**arguments)
     raise SystemExit(ExitCode[cut_short_by.name] if cut_short_by else ExitCode.OK)

@@ -159,6 +159,11 @@ class Dispatcher:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
+    @property
+    def handler_name(self) -> str:
+        """The name of the method or class that handles the messages."""
+        return str(getattr(self._handler, "__qualname__", type(self._handler).__qualname__))
+
     def __call__(self, socket: Socket) -> None:
         """Handle the message that can be received on the socket."""
         counts = self.counts

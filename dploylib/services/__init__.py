@@ -10,6 +10,7 @@ For example::
 """
 
 from ..errors import ServiceFailing
+from .blocking import watch_for_blocking
 from .coordinator import GreenletServerCoordinator, ServerCoordinator, ServerRun
 from .lifecycle import State
 from .processes import ProcessServerCoordinator
@@ -27,4 +28,5 @@ __all__ = [
     "ServiceTemplate",
     "State",
     "ThreadedServerCoordinator",
+    "watch_for_blocking",
 ]

@@ -134,6 +134,7 @@ class _Member(gevent.Greenlet):  # type: ignore[type-arg]  # generic only in the
     """A greenlet of a crew. It knows whether somebody wants it to end, which a handler may have caught."""
 
     killed = False
+    handler: SocketHandler | None = None  # what it runs, for who asks what a greenlet does
 
     def throw(self, *what: Any) -> Any:
         """What `kill` does in the hub, and a `Timeout` that is over."""
@@ -176,6 +177,7 @@ class _Crew:
         self._leader = member = _Member(self._work)
         self._leader_rests = False
         member.name = self._name
+        member.handler = self._handler
         member.rawlink(self._left)  # which comes too when it is killed before it began
         self.members.add(member)
         member.start()
