@@ -39,8 +39,11 @@ class JSONFormatter(logging.Formatter):
 def configure(level: str, form: str) -> None:
     """Log to stderr from this level on, in this form: 'text' or 'json'. Warnings and dying greenlets are logged too."""
     import gevent
+    from gevent.monkey import get_original
 
     handler = logging.StreamHandler()
+    # Not a patched one: gevent's monitor thread logs, too, and for a lock of gevent's the hub itself cannot wait.
+    handler.lock = get_original("_thread", "RLock")()
     handler.setFormatter(JSONFormatter() if form == "json" else logging.Formatter(_TEXT_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.captureWarnings(True)

@@ -5,7 +5,10 @@ import json
 import re
 import signal
 import subprocess
+import sys
 import textwrap
+import time
+from pathlib import Path
 
 import gevent.monkey
 import pytest
@@ -14,6 +17,7 @@ pytestmark = pytest.mark.skipif(
     gevent.monkey.is_module_patched("socket"), reason="commands run in interpreters of their own, which decide to patch"
 )
 
+ROOT = Path(__file__).parent.parent.parent
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 
 
@@ -97,6 +101,84 @@ def test_an_unpatched_service_runs(start_service, dploylib):
     service = start_service("--no-patch")
     done = dploylib("call", service.endpoint("describe"), "x")
     assert json.loads(done.stdout)["patched"] is False
+
+
+# Blocking -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_handler_that_blocks_everything_is_named_in_the_log(start_service, start):
+    service = start_service()
+    start("call", service.endpoint("block"), "for ever", "--timeout", "30")
+    blocked = service.wait_for("sample.block: the handler Sample.block has blocked the hub for ")
+    assert (blocked["level"], blocked["logger"]) == ("error", "dploylib.services.blocking")
+    assert "sample.py:" in blocked["message"]
+    assert "in block\n    while True:" in blocked["stack"] or "in block\n    pass" in blocked["stack"]
+
+
+@pytest.mark.parametrize(("seconds", "between_looks"), [("2", "0.5 s"), ("0", "no monitor thread")])
+def test_the_time_that_is_too_long_can_be_chosen(start_service, directory, seconds, between_looks):
+    with (directory / "sample.py").open("a") as file:
+        file.write(
+            "def setup(self):\n    thread = gevent.get_hub().periodic_monitoring_thread\n"
+            "    log.info('looks: %s', 'no monitor thread' if thread is None else f'{thread.min_sleep_time} s')\n"
+            "Sample.setup = setup\n"
+        )
+    assert start_service("--max-blocking", seconds).wait_for("looks: ")["message"] == f"looks: {between_looks}"
+
+
+def test_a_hub_that_is_blocked_by_its_log_goes_on_when_somebody_reads_it(start, directory):
+    (directory / "verbose.py").write_text(
+        textwrap.dedent("""\
+        import logging, pathlib
+        from dploylib import Server, Service, bind_in
+
+        def note(record):  # which the monitor thread calls before it takes any lock
+            pathlib.Path("reporting").touch()
+            return True
+
+        logging.getLogger("dploylib.services.blocking").addFilter(note)
+
+        class Verbose(Server):
+            @bind_in("request", "rep")
+            def request(self, socket, received):
+                logging.error("x" * 1_000_000)  # more than a pipe takes
+                return "done"
+
+        service = Service()
+        service.add_server("verbose", Verbose)
+        """)
+    )
+    service = start("run", "verbose", "--set", "servers.verbose.request.uri=ipc://v.sock", "--max-blocking", "0.1")
+    call = start("call", "ipc://v.sock", "x", "--timeout", "30")
+    while not (directory / "reporting").exists():
+        assert service.poll() is None
+        time.sleep(0.01)
+    while "verbose.request: the handler Verbose.request has blocked the hub for " not in service.stderr.readline():
+        assert service.poll() is None
+    assert call.communicate(timeout=30) == ("done\n", "")
+
+
+def test_the_hub_itself_can_log_while_another_thread_does():
+    program = """
+    from gevent import monkey; monkey.patch_all()
+    import gevent, logging
+    from dploylib.cli.logs import configure
+    configure("info", "text")
+    [handler] = logging.getLogger().handlers
+    taken = monkey.get_original("_thread", "allocate_lock")()
+    taken.acquire()
+    def log_slowly():
+        with handler.lock:
+            taken.release()
+            monkey.get_original("time", "sleep")(0.2)
+    monkey.get_original("_thread", "start_new_thread")(log_slowly, ())
+    taken.acquire()
+    gevent.get_hub().loop.run_callback(logging.info, "from the hub")
+    gevent.sleep(0)
+    """
+    environment = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=environment, capture_output=True)
+    assert done.stderr.endswith(b"INFO root: from the hub\n")
 
 
 # Stopping -----------------------------------------------------------------------------------------------------------

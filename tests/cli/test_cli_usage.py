@@ -81,6 +81,7 @@ def test_the_schema_describes_the_configuration():
         (["call", "5000", "x"], "a port needs a transport and a host: tcp://127.0.0.1:5000"),
         (["call", "inproc://x", "x"], "an inproc endpoint is known within one process only"),
         (["call", "tcp://127.0.0.1:1", "x", "--timeout", "0"], "expected a number of seconds above 0, as in 2.5"),
+        (["run", "sample", "--max-blocking", "-1"], "expected a number of seconds from 0 on, as in 2.5"),
         (["call", "tcp://127.0.0.1:1", "x", "--timeout", "nan"], "expected a number of seconds above 0, as in 2.5"),
         (["call", "tcp://127.0.0.1:1", "x", "--timeout", "soon"], "expected a number of seconds above 0, as in 2.5"),
         (["call", "tcp://127.0.0.1:1", "\udcff"], "expected text in UTF-8"),
