@@ -155,8 +155,12 @@ def named(name: str, function: Callable[..., Any], *args: Any) -> gevent.Greenle
 
 
 def test_a_greenlet_of_the_program_is_named(watched, reports):
-    named("the one that blocks", block, reports, "the greenlet 'the one that blocks'").join()
+    before = gevent.Greenlet(block)  # which has not begun, as the other one
+    blocking = named("the one that blocks", block, reports, "the greenlet 'the one that blocks'")
+    after = gevent.Greenlet(block)
+    blocking.join()
     assert reports.of("the greenlet 'the one that blocks'")
+    assert not (before.started or after.started)
 
 
 def test_who_begins_to_watch_is_named_before_the_first_switch_too(reports):
@@ -193,8 +197,7 @@ def test_what_blocks_later_on_is_told_like_the_first_time(watched, reports, wait
 def strict_watch(reports: Reports) -> Iterator[_Watch]:
     """A watch that looks when it is told to, and takes any time at all for too long."""
     with watch_for_blocking(1000):
-        hub: Any = gevent.get_hub()
-        yield _Watch(hub.periodic_monitoring_thread, 1e-9)
+        yield _Watch(1e-9)
 
 
 def test_a_hub_that_answers_is_not_reported_however_short_the_time(strict_watch, reports, wait_until):
