@@ -160,7 +160,7 @@ def test_a_greenlet_of_the_program_is_named(watched, reports):
     after = gevent.Greenlet(block)
     blocking.join()
     assert reports.of("the greenlet 'the one that blocks'")
-    assert not (before.started or after.started)
+    assert [before.started, after.started] == [False, False]
 
 
 def test_who_begins_to_watch_is_named_before_the_first_switch_too(reports):
