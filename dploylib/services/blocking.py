@@ -45,12 +45,16 @@ def watch_for_blocking(seconds: float) -> Iterator[None]:
     if hub.periodic_monitoring_thread is None:
         hub.periodic_monitoring_thread = own = _Monitor(hub, seconds / _LOOKS)
     monitor = hub.periodic_monitoring_thread
-    look = _Watch(seconds).look
-    monitor.add_monitoring_function(look, seconds / _LOOKS)
+    watch = _Watch(seconds)
+    beats = hub.loop.timer(seconds / _LOOKS, seconds / _LOOKS, ref=False)
+    beats.start(watch.beat)
+    monitor.add_monitoring_function(watch.look, seconds / _LOOKS)
     try:
         yield
     finally:
-        monitor.add_monitoring_function(look, None)
+        monitor.add_monitoring_function(watch.look, None)
+        beats.stop()
+        beats.close()
         if own is not None:
             own.kill()
             hub.periodic_monitoring_thread = None
@@ -72,35 +76,33 @@ class _Monitor(PeriodicMonitoringThread):
 
 
 class _Watch:
-    """Asks a hub to call back, and reports what runs when it does not for too long. It runs in the monitor thread.
+    """The hub says again and again that it runs, and the monitor thread reports what else does when it does not.
 
-    That is where it logs, too: nothing else can while the hub is blocked.
+    All is logged in that thread: in the hub's nothing can be while it is blocked.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = self._due = seconds
-        self._asked = self._answered = monotonic()
-        self._waiting = False  # for the answer
+        self._alive = monotonic()  # when the hub last ran
+        self._longest = 0.0  # that it did not run
         self._reported: str | None = None
 
-    def look(self, hub: Any) -> None:
-        """See whether the hub has answered."""
-        now = monotonic()
-        if self._waiting:
-            if now - self._asked >= self._due:
-                self._report(hub, now - self._asked)
-            return
-        if self._reported is not None:
-            log.warning("%s blocks the hub no more, after %.1f s", self._reported, self._answered - self._asked)
-            self._reported = None
-        self._due = self._seconds
-        self._asked, self._waiting = now, True
-        hub.loop.run_callback_threadsafe(self._answer)
-
-    def _answer(self) -> None:
+    def beat(self) -> None:
         """Called by the hub."""
-        self._answered = monotonic()
-        self._waiting = False
+        now = monotonic()
+        self._longest = max(self._longest, now - self._alive)
+        self._alive = now
+
+    def look(self, hub: Any) -> None:
+        """Called by the monitor thread."""
+        lasted = monotonic() - self._alive
+        if lasted >= self._due:
+            self._report(hub, lasted)
+        elif self._reported is not None and lasted < self._seconds:
+            log.warning("%s blocks the hub no more, after %.1f s", self._reported, self._longest)
+            self._reported = None
+        if self._reported is None:
+            self._due, self._longest = self._seconds, 0.0
 
     def _report(self, hub: Any, lasted: float) -> None:
         frame = sys._current_frames().get(hub.thread_ident)

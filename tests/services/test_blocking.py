@@ -193,49 +193,49 @@ def test_what_blocks_later_on_is_told_like_the_first_time(watched, reports, wait
     assert all(reports.of(f"the greenlet {name!r}") for name in ("first", "second", "third"))
 
 
+def test_what_holds_pythons_lock_meanwhile_is_told_afterwards(watched, reports):
+    def match(who: str) -> None:
+        while reports.lacks(who):
+            re.match("(a+)+$", "a" * 20 + "b")  # which takes long, and lets no other thread run
+            gevent.sleep(3 * SECONDS)
+
+    named("the matcher", match, "the greenlet 'the matcher'").join()
+    assert reports.of("the greenlet 'the matcher'")[0].funcName == "match"
+
+
+LONG = 1000.0  # seconds
+
+
 @pytest.fixture
-def strict_watch(reports: Reports) -> Iterator[_Watch]:
-    """A watch that looks when it is told to, and takes any time at all for too long."""
-    with watch_for_blocking(1000):
-        yield _Watch(1e-9)
+def watch(reports: Reports) -> _Watch:
+    """A watch that looks when it is told to. `watch._alive -= 2 * LONG` is a hub that did not run for so long."""
+    return _Watch(LONG)
 
 
-def test_a_hub_that_answers_is_not_reported_however_short_the_time(strict_watch, reports, wait_until):
-    hub = gevent.get_hub()
-    for _ in range(20):
-        strict_watch.look(hub)
-        wait_until(lambda: not strict_watch._waiting)
+def test_a_hub_that_ran_since_is_not_reported(watch, reports):
+    watch._alive -= 2 * LONG
+    watch.beat()
+    watch.look(gevent.get_hub())
     assert reports.records == []
 
 
-def test_the_end_is_told_once(strict_watch, reports, wait_until):
-    hub = gevent.get_hub()
-    strict_watch.look(hub)
-    strict_watch.look(hub)
-    for _ in range(5):
-        wait_until(lambda: not strict_watch._waiting)
-        strict_watch.look(hub)
-    assert [record.levelname for record in reports.records] == ["ERROR", "WARNING"]
-
-
-def test_a_hub_that_waits_for_something_to_do_is_not_reported_when_the_machine_lets_it_wait(strict_watch, reports):
-    strict_watch._answer = lambda: None  # as if it did not come to that
+def test_beginning_and_end_are_told_once(watch, reports):
+    watch._alive -= 2 * LONG
     for _ in range(3):
-        offload(strict_watch.look, gevent.get_hub())  # in another thread, while this one has nothing to do
-    assert reports.records == []
+        watch.look(gevent.get_hub())
+    for _ in range(3):
+        watch.beat()
+        watch.look(gevent.get_hub())
+    assert [record.levelname for record in reports.records] == ["ERROR", "WARNING"]
+    assert all("2000" in record.getMessage() for record in reports.records)
 
 
-def test_what_is_offloaded_blocks_nothing(strict_watch, reports, wait_until):
-    lock = allocate_lock()
-    lock.acquire()
-    waiting = gevent.spawn(offload, lock.acquire)
-    for _ in range(5):
-        strict_watch.look(gevent.get_hub())
-        wait_until(lambda: not strict_watch._waiting)
-    assert not waiting.dead
-    lock.release()
-    waiting.get(timeout=PATIENCE)
+def test_a_hub_that_waits_for_something_to_do_is_not_reported_when_the_machine_lets_it_wait(watch, reports):
+    watch._alive -= 2 * LONG
+    offload(watch.look, gevent.get_hub())  # in another thread, while this one has nothing to do
     assert reports.records == []
+    watch.look(gevent.get_hub())
+    assert len(reports.records) == 1
 
 
 def test_the_hub_of_another_thread_is_watched_by_who_runs_in_it(reports):
