@@ -108,31 +108,43 @@ class _Watch:
         frame = sys._current_frames().get(hub.thread_ident)
         if frame is None or frame.f_code is _IDLE:
             return  # nothing keeps the hub from its work but the machine: the process was stopped, say
+        stack = traceback.StackSummary.extract(traceback.walk_stack(frame))  # first of all: it may go on meanwhile
+        stack.reverse()
         while self._due <= lasted:
             self._due *= _AGAIN
-        self._reported = _description(_running(hub), hub)
-        _log_error(frame, f"{self._reported} has blocked the hub for {lasted:.1f} s")
+        self._reported = _description(_owner(_bottom(frame), hub), hub)
+        _log_error(stack, f"{self._reported} has blocked the hub for {lasted:.1f} s")
 
 
-def _log_error(frame: FrameType, what: str) -> None:
-    """Log as if that frame had done so, with its stack."""
+def _log_error(stack: traceback.StackSummary, what: str) -> None:
+    """Log as if this had been done at the end of that stack, and with it."""
     if not log.isEnabledFor(logging.ERROR):
         return
-    file, line, function = frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
+    file, line, function = stack[-1].filename, stack[-1].lineno or 0, stack[-1].name
     message = "%s, at %s:%d in %s; nothing else runs meanwhile: see servers.offload"
-    stack = "".join(["Stack (most recent call last):\n", *traceback.format_stack(frame)]).rstrip()
     arguments = (what, file, line, function)
-    log.handle(log.makeRecord(log.name, logging.ERROR, file, line, message, arguments, None, function, None, stack))
+    text = "".join(["Stack (most recent call last):\n", *stack.format()]).rstrip()
+    log.handle(log.makeRecord(log.name, logging.ERROR, file, line, message, arguments, None, function, None, text))
 
 
-def _running(hub: Any) -> Any:
-    """The greenlet that runs in the thread of a hub: it has no frame of its own, since it has that of the thread."""
+def _owner(bottom: FrameType, hub: Any) -> Any:
+    """The greenlet whose outermost frame this is."""
     for one in gc.get_objects():
         # isinstance() would ask proxies what they stand for, and a Greenlet is true before it runs.
-        is_greenlet = issubclass(type(one), greenlet)
-        if is_greenlet and greenlet.__bool__(one) and one.gr_frame is None and _main(one) is _main(hub):
+        if not (issubclass(type(one), greenlet) and greenlet.__bool__(one)):
+            continue
+        # What runs has no frame of its own: it has that of its thread.
+        frame = one.gr_frame or (sys._current_frames().get(hub.thread_ident) if _main(one) is _main(hub) else None)
+        if frame is not None and _bottom(frame) is bottom:
             return one
     return None  # it has just ended
+
+
+def _bottom(frame: FrameType) -> FrameType:
+    """The outermost frame of a stack."""
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _main(one: Any) -> Any:
@@ -142,13 +154,13 @@ def _main(one: Any) -> Any:
     return one
 
 
-def _description(running: Any, hub: Any) -> str:
+def _description(owner: Any, hub: Any) -> str:
     """What is known about a greenlet."""
-    handler = getattr(running, "handler", None)
+    handler = getattr(owner, "handler", None)
     if isinstance(handler, Dispatcher):
         return f"{handler.name}: the handler {handler.handler_name}"
-    if running is hub:
+    if owner is hub:
         return "a callback of the hub"
-    if running is None:
+    if owner is None:
         return "something"
-    return "the main greenlet" if running.parent is None else f"the greenlet {getattr(running, 'name', running)!r}"
+    return "the main greenlet" if owner.parent is None else f"the greenlet {getattr(owner, 'name', owner)!r}"
