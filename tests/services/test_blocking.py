@@ -3,6 +3,7 @@
 import linecache
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -231,10 +232,17 @@ def test_beginning_and_end_are_told_once(watch, reports):
 
 
 def test_a_hub_that_waits_for_something_to_do_is_not_reported_when_the_machine_lets_it_wait(watch, reports):
+    hub = gevent.get_hub()
+
+    def look_when_it_waits() -> None:
+        while sys._current_frames()[hub.thread_ident].f_code is not gevent.hub.Hub.run.__code__:
+            get_original("time", "sleep")(0.001)
+        watch.look(hub)
+
     watch._alive -= 2 * LONG
-    offload(watch.look, gevent.get_hub())  # in another thread, while this one has nothing to do
+    offload(look_when_it_waits)  # in another thread
     assert reports.records == []
-    watch.look(gevent.get_hub())
+    watch.look(hub)
     assert len(reports.records) == 1
 
 
