@@ -58,10 +58,8 @@ def command(
     if patch:
         patch_standard_library()
     configure(log_level, log_format)
-    from ..services import watch_for_blocking
-
     with reported(log_failure if log_format == "json" else tell):
         service = load_service(target)  # which may take long: there is nothing to hold up yet
-        with watch_for_blocking(max_blocking):
-            cut_short_by = service.run(**arguments)
+        service.max_blocking = max_blocking
+        cut_short_by = service.run(**arguments)
     raise SystemExit(ExitCode[cut_short_by.name] if cut_short_by else ExitCode.OK)

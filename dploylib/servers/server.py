@@ -332,11 +332,9 @@ class Server(DployServer):
                     description.name,
                 )
         for attribute, periodic in self.description.periodic.items():
-            self.spawn(self._repeat, attribute, periodic)
-        super()._run(hooks)
             repeating = self.spawn(self._repeat, attribute, periodic)
             repeating.name = f"{self.name}: {type(self).__name__}.{attribute}"
-        super()._run()
+        super()._run(hooks)
 
     def _repeat(self, attribute: str, periodic: Periodic) -> None:
         due = time.monotonic()

@@ -31,6 +31,7 @@ _SUBSCRIBED = b"\x01"  # the first byte of what an XPUB receives when somebody s
 class ServerRun:
     """One run of a server, from its start to its end.
 
+    If it gets a hub of its own, what blocks that for more than `max_blocking` seconds is logged (0: nothing is).
     `ready` is set once the server has its sockets and is set up; `endpoints` are what these are bound and connected to
     then. `ended` is set once it is over, and `error` is why, if it was not told to stop. `server` is the server, if it
     runs in this process.
@@ -43,12 +44,14 @@ class ServerRun:
         settings: ServerSettings,
         control_uri: str,
         hooks: Sequence[Hook] = (),
+        max_blocking: float = 0,
     ) -> None:
         self.name = name
         self.server_cls = server_cls
         self.settings = settings
         self.control_uri = control_uri
         self.hooks = hooks
+        self.max_blocking = max_blocking
         self.server: Server | None = None
         self.endpoints: dict[str, list[str]] = {}
         self.ready = Event()
@@ -70,7 +73,7 @@ class ServerRun:
     def again(self) -> ServerRun:
         """The next run of the server, at the same endpoints."""
         settings = self.settings.at(self.endpoints)
-        other = ServerRun(self.name, self.server_cls, settings, self.control_uri, self.hooks)
+        other = ServerRun(self.name, self.server_cls, settings, self.control_uri, self.hooks, self.max_blocking)
         other.endpoints = self.endpoints
         return other
 
@@ -166,7 +169,11 @@ class ServerCoordinator:
         return {name: restarts.total for name, restarts in self._restarts.items()}
 
     def setup_servers(
-        self, servers: Mapping[str, type[Server]], settings: Settings, hooks: Sequence[Hook] = ()
+        self,
+        servers: Mapping[str, type[Server]],
+        settings: Settings,
+        hooks: Sequence[Hook] = (),
+        max_blocking: float = 0,
     ) -> None:
         """Make the control socket, and prepare a run of each server with its part of the settings. `stop` undoes it."""
         self._prepare()
@@ -175,7 +182,9 @@ class ServerCoordinator:
         self._hooks = Hooks(hooks)
         self._restarts = {name: Restarts(settings.supervision(name)) for name in servers}
         self._runs = {
-            name: ServerRun(name, server_cls, settings.server_settings(name), self._control.endpoint, hooks)
+            name: ServerRun(
+                name, server_cls, settings.server_settings(name), self._control.endpoint, hooks, max_blocking
+            )
             for name, server_cls in servers.items()
         }
 

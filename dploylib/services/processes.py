@@ -32,6 +32,7 @@ from ..errors import ConfigurationError, DeclarationError, DployError, ProcessDi
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.farewell import ENDING_TIME
 from ..transport import Context
+from .blocking import watch_for_blocking
 from .coordinator import ServerCoordinator, ServerRun
 from .signals import on_signals
 
@@ -52,6 +53,7 @@ class _Job(NamedTuple):
     settings: Any
     control_uri: str
     hooks: Sequence[Hook]
+    max_blocking: float
     log_level: int
 
 
@@ -74,7 +76,11 @@ class ProcessServerCoordinator(ServerCoordinator):
         self._directory: str | None = None
 
     def setup_servers(
-        self, servers: Mapping[str, type[Server]], settings: Settings, hooks: Sequence[Hook] = ()
+        self,
+        servers: Mapping[str, type[Server]],
+        settings: Settings,
+        hooks: Sequence[Hook] = (),
+        max_blocking: float = 0,
     ) -> None:
         """Prepare a run of each server.
 
@@ -101,7 +107,7 @@ class ProcessServerCoordinator(ServerCoordinator):
         ]
         if problems:
             raise ConfigurationError(problems)
-        super().setup_servers(servers, settings, hooks)
+        super().setup_servers(servers, settings, hooks, max_blocking)
 
     def spawn(self, run: ServerRun) -> None:
         """Run the server in a process."""
@@ -254,7 +260,9 @@ def _pickled(run: ServerRun) -> bytes:
     main = {key: value for key, value in main.items() if key.startswith("init_main")}
     level = logging.getLogger().getEffectiveLevel()
     try:
-        job = pickle.dumps(_Job(run.name, run.server_cls, run.settings, run.control_uri, run.hooks, level))
+        job = pickle.dumps(
+            _Job(run.name, run.server_cls, run.settings, run.control_uri, run.hooks, run.max_blocking, level)
+        )
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise DeclarationError(
             f"server {run.name!r} cannot run in a process of its own: {error}; its class has to be at the top level of "
@@ -303,7 +311,7 @@ def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
                 serving.kill(block=False)
 
         coordinator.when_gone(lambda: hub.loop.run_callback_threadsafe(gevent.spawn, _end_at_once, run, serving))
-        with on_signals((signal.SIGTERM,), lambda _: end(GRACEFUL_TIMEOUT)):
+        with on_signals((signal.SIGTERM,), lambda _: end(GRACEFUL_TIMEOUT)), watch_for_blocking(job.max_blocking):
             serving.start()
             serving.join()
     error: BaseException | None = serving.exception or serving.value
@@ -373,6 +381,7 @@ class _ToCoordinator(logging.handlers.QueueHandler):
 
     def __init__(self, coordinator: _Coordinator) -> None:
         super().__init__(None)  # type: ignore[arg-type]  # of the queue only `enqueue` knows
+        self.lock = gevent.monkey.get_original("_thread", "RLock")()  # the monitor of a blocked hub logs, too
         self._coordinator = coordinator
 
     def enqueue(self, record: logging.LogRecord) -> None:

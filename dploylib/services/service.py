@@ -17,6 +17,7 @@ from ..errors import ConfigurationError, ConfigurationProblem, ServerFailing, Se
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.server import checked_graceful_timeout
 from ..transport import Context
+from .blocking import watch_for_blocking
 from .checking import check
 from .coordinator import GreenletServerCoordinator, ServerCoordinator
 from .lifecycle import Lifecycle, State
@@ -39,7 +40,9 @@ class Service:
 
     `templates` are sets of servers that it has from the beginning. `config_mapper` loads the configuration: a
     `YAMLConfigMapper`, unless given. `coordinator` says where the servers run: a `GreenletServerCoordinator`, unless
-    given. `hooks` are told what happens to the servers and their messages.
+    given. `hooks` are told what happens to the servers and their messages. What blocks a hub for more than
+    `max_blocking` seconds is logged, by `run` and in threads and processes of servers; 0, as it is at first, logs
+    nothing.
 
     A service can be used in `with`, which stops it, and be started again after it was stopped.
     """
@@ -55,6 +58,7 @@ class Service:
         self._templates = list(templates or ())
         self._config_mapper = config_mapper or YAMLConfigMapper()
         self._coordinator = coordinator or GreenletServerCoordinator()
+        self.max_blocking = 0.0
         self._hooks = list(hooks)
         self._lifecycle = Lifecycle()
         self._hub: Any = None  # of the thread that started it
@@ -171,7 +175,7 @@ class Service:
             settings = self.load(config_file, config_string, config_dict, overrides)
             if self.state is not State.STARTING:
                 raise ServiceStateError("the service was stopped while it started")
-            self._coordinator.setup_servers(self.server_classes, settings, self._hooks)
+            self._coordinator.setup_servers(self.server_classes, settings, self._hooks, self.max_blocking)
             self._coordinator.start()
             self._lifecycle.become(State.RUNNING)
         except BaseException:
@@ -240,7 +244,7 @@ class Service:
             log.info("%s: stopping %s", number.name, how)
             self.stop(0 if at_once else GRACEFUL_TIMEOUT)
 
-        with on_signals((signal.SIGINT, signal.SIGTERM), stop):
+        with on_signals((signal.SIGINT, signal.SIGTERM), stop), watch_for_blocking(self.max_blocking):
             try:
                 self.start(*args, **kwargs)  # which undoes what it did when it fails
             except ServiceStateError:

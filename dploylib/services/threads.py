@@ -8,6 +8,7 @@ import gevent
 import gevent.monkey
 
 from ..transport import Context
+from .blocking import watch_for_blocking
 from .coordinator import ServerCoordinator, ServerRun
 
 __all__ = ["ThreadedServerCoordinator"]
@@ -95,7 +96,8 @@ class _ServerThread:
                 killed, self._hub = self._killed, hub
             if not killed:
                 self._greenlet.start()
-                self._greenlet.join()
+                with watch_for_blocking(self._run.max_blocking):
+                    self._greenlet.join()
                 error = self._greenlet.exception or self._greenlet.value
         except BaseException as failure:  # noqa: BLE001 - the coordinator is told
             error = failure

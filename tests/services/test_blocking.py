@@ -97,6 +97,7 @@ class Blocked(Server):
         return "done"
 
 
+@pytest.mark.greenlet_only("what blocks and what reports it are in this process and thread")
 @pytest.mark.parametrize(
     ("socket", "handler"),
     [("alone", "Blocked.alone"), ("among", "Blocked.among_others"), ("by_class", "Blocking")],
@@ -140,6 +141,7 @@ class Station(Server):
             block(self.reports, "the greenlet 'station: Station.measure'")
 
 
+@pytest.mark.greenlet_only("what blocks and what reports it are in this process and thread")
 @pytest.mark.parametrize(("how", "name"), [("spawn", "Station.calibrate"), ("every", "Station.measure")])
 def test_background_work_of_a_server_is_named(make_service, watched, reports, wait_until, how, name):
     Station.reports = reports
