@@ -1,7 +1,8 @@
 """What the interpreter of a `ProcessServerCoordinator` runs: prepares itself, then serves.
 
 A script, so that the list of processes says `..._child.py NAME`. It imports nothing of dploylib, or of anybody else,
-before it knows where to look for modules, and whether gevent is to patch the standard library first.
+before it knows where to look for modules, with which arguments its parent was called, and whether gevent is to patch
+the standard library first.
 """
 
 import sys
@@ -16,7 +17,7 @@ if __name__ == "__main__":
     os.set_inheritable(channel.fileno(), False)
     channel.setblocking(True)  # gevent has made it otherwise
     job = channel.makefile("rb")
-    sys.path[:], patch = pickle.load(job)
+    sys.path[:], sys.argv[:], patch = pickle.load(job)
     if patch:
         from gevent import monkey
 

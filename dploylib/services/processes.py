@@ -270,7 +270,7 @@ def _pickled(run: ServerRun) -> bytes:
         ) from error
     patched = gevent.monkey.is_module_patched("socket")
     needs_main = b"__main__" in job
-    return b"".join(map(pickle.dumps, ((sys.path, patched), main if needs_main else {}, job)))
+    return b"".join(map(pickle.dumps, ((sys.path, sys.argv, patched), main if needs_main else {}, job)))
 
 
 # In the process --------------------------------------------------------------------------------------------------

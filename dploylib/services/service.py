@@ -28,6 +28,8 @@ __all__ = ["Service"]
 
 log = logging.getLogger(__name__)
 
+_STILL_THERE = 60.0  # seconds
+
 
 class Service:
     """A set of servers that are run together from one configuration.
@@ -217,6 +219,8 @@ class Service:
         # In a greenlet of its own: it goes on when the caller is interrupted, and may be asked for in another thread.
         stopped: AsyncResult[None] = AsyncResult()
         self._hub.loop.run_callback_threadsafe(gevent.spawn, self._stop, graceful_timeout, stopped)
+        while not stopped.ready():  # with a timeout, since in another thread nothing else may keep a hub from giving up
+            stopped.wait(_STILL_THERE)
         stopped.get()
 
     def _stop(self, graceful_timeout: float, stopped: AsyncResult[None]) -> None:

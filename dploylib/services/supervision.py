@@ -42,7 +42,8 @@ class Restarts:
             self._recent.popleft()
         if len(self._recent) >= policy.intensity:
             return None
-        longest = min(policy.backoff * 2.0 ** len(self._recent), policy.backoff_limit)
+        doublings = min(len(self._recent), 100)  # 2 to the power of 1024 is no float
+        longest = min(policy.backoff * 2.0**doublings, policy.backoff_limit)
         self._recent.append(now)
         self.total += 1
         return longest * self._jitter(0.5, 1)

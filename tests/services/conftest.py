@@ -26,13 +26,20 @@ COORDINATORS: dict[str, type[ServerCoordinator]] = {
     }.items()
     if hasattr(services, name)
 }
-LIMITS = {"greenlet_only": ["greenlet"], "one_process": ["greenlet", "thread"]}
+LIMITS = {
+    "greenlet_only": ["greenlet"],
+    "one_process": ["greenlet", "thread"],
+    "processes_only": ["process"],
+    "own_hub": ["thread", "process"],
+}
 ROUNDS = {"greenlet": 50, "thread": 20, "process": 3}  # a process takes a third of a second to start
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "greenlet_only(why): the test runs with servers in greenlets of its thread only")
     config.addinivalue_line("markers", "one_process(why): the test runs with servers in its own process only")
+    config.addinivalue_line("markers", "processes_only(why): the test runs with servers in processes only")
+    config.addinivalue_line("markers", "own_hub(why): the test runs with servers that have hubs of their own only")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -5,11 +5,14 @@ pytest); the section `general` of the configuration says what a test varies; and
 through files what happened.
 """
 
+import logging
+import os
 from pathlib import Path
 
 import gevent
+from gevent.monkey import get_original
 
-from dploylib.servers import Server, bind, bind_in, connect, connect_in, every
+from dploylib.servers import Hook, Server, bind, bind_in, connect, connect_in, every
 
 
 class Flag:
@@ -20,6 +23,9 @@ class Flag:
 
     def set(self) -> None:
         self._path.touch()
+
+    def unset(self) -> None:
+        self._path.unlink()
 
     def is_set(self) -> bool:
         return self._path.exists()
@@ -49,6 +55,7 @@ class Flags:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.events = Log(directory / "events.log")
+        self.hooks = Log(directory / "hooks.log")
 
     def clear(self) -> None:
         """Forget all of it."""
@@ -394,3 +401,76 @@ def _wait_stubbornly(flag: Flag) -> None:
             flag.wait()
         except BaseException:  # noqa: BLE001 - as bad code does
             continue
+
+
+# How they die, and are started again ---------------------------------------------------------------------------------
+
+
+class Mortal(Flagged):
+    """Dies in the way in which it is asked to, and tells how often it was set up."""
+
+    def setup(self):
+        self.flags.events.append("set up")
+        if self.flags.broken.is_set():
+            raise ValueError("broken in setup")
+
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        if received.text == "pid":
+            return str(os.getpid())
+        if received.text == "stop":
+            self.stop()
+        elif received.text != "hello":
+            self.spawn(getattr(self, received.text))
+        return received
+
+    def die(self):
+        raise KeyError("it was asked to")
+
+    def die_unspeakably(self):
+        raise Unspeakable(object())
+
+    def exit(self):
+        os._exit(3)
+
+    def log(self):
+        logging.getLogger("suite").warning("from %s", self.name)
+
+    def block(self):
+        """Let no greenlet of the hub run until the test says so."""
+        self.flags.blocking.set()
+        while not self.flags.go_on.is_set():
+            get_original("time", "sleep")(0.01)
+
+
+class Unspeakable(Exception):
+    """Cannot be pickled, and takes other arguments than it has."""
+
+    def __init__(self, thing):
+        super().__init__()
+        self.thing = lambda: thing
+
+    def __str__(self):
+        return "a thing"
+
+
+class CountsRestarts(Hook):
+    """Takes note of what it hears, in a file: where servers run in processes, each has a hook of its own."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def server_started(self, server):
+        Flags(Path(self.directory)).hooks.append(f"{server.name} started")
+
+    def server_stopped(self, server):
+        Flags(Path(self.directory)).hooks.append(f"{server.name} stopped")
+
+    def server_failed(self, server, error):
+        Flags(Path(self.directory)).hooks.append(f"{server.name} failed: {error}")
+
+    def server_restarting(self, name, error, seconds):
+        Flags(Path(self.directory)).hooks.append(f"{name} restarting: {type(error).__name__}")
+
+    def message_handled(self, server, socket, received, seconds):
+        Flags(Path(self.directory)).hooks.append(f"{server.name}.{socket} handled {received.text}")
