@@ -40,6 +40,7 @@ __all__ = [
     "SocketClosed",
     "SocketInfoNotInConfiguration",
     "SocketStateError",
+    "TransientError",
     "TransportError",
     "UndecodableData",
     "UnexpectedMimetype",
@@ -141,6 +142,13 @@ class SendTimeout(TransportError, TimeoutError):
 
 class ReceiveTimeout(TransportError, TimeoutError):
     """No message arrived within the time given. None was lost: the next receive gets it."""
+
+
+class TransientError(TransportError):
+    """It did not work this time: the machine has no memory, buffers or descriptors left, or a signal came between.
+
+    Trying again later may work. Nothing was sent, and no message was lost.
+    """
 
 
 # What becomes of a message that is not handled -----------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
-from ..errors import ServiceStateError
+from ..errors import ServiceStateError, TransientError
 from .socket import Socket
 
 __all__ = ["Loop", "ReceiveLoop", "SocketHandler"]
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _TURN_SECONDS = 0.002
 _PAUSE = 1e-9  # more than nothing: a pause of 0 would let timers and file descriptors starve for 50 turns on end
+_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
+_COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about that
 _LIKELY = 4  # messages in a row after which another one is likely
 _MOST_IDLE = 100  # greenlets of a socket that wait to be needed again; to make one costs 8 us
 
@@ -47,7 +49,7 @@ class ReceiveLoop:
     """Feeds sockets to their handlers, each in greenlets of its own: a slow handler never holds up another socket.
 
     A greenlet waits only when there is nothing to read. Otherwise it reads on without switching, and lets the others
-    run after 2 ms.
+    run after 2 ms. When reading fails for lack of memory, say, it is logged and tried again.
     """
 
     def __init__(self) -> None:
@@ -169,6 +171,7 @@ class _Crew:
         self._leader_rests = False  # it has no message in hand
         self._relief_is_due = False
         self._idle: list[_Member] = []
+        self._complains_from = 0.0  # on the clock of time.monotonic
         # Each handler begins with the context variables that were there when the loop began to run.
         self._fresh_context = contextvars.copy_context().copy
 
@@ -209,10 +212,15 @@ class _Crew:
         in_a_row = 0
         turn_ends = monotonic() + _TURN_SECONDS
         while not stopped():
-            while not socket.readable(in_a_row > _LIKELY):
-                self._rest(socket._wait_for_input)
-                in_a_row = 0
-                turn_ends = monotonic() + _TURN_SECONDS
+            try:
+                while not socket.readable(in_a_row > _LIKELY):
+                    self._rest(socket._wait_for_input)
+                    in_a_row = 0
+                    turn_ends = monotonic() + _TURN_SECONDS
+            except TransientError as error:
+                self._complain(error)
+                self._rest(_wait_for_better_times)
+                continue
             in_a_row += 1
             if not (alone or self._relief_is_due):
                 self._relief_is_due = True
@@ -239,7 +247,15 @@ class _Crew:
             wait()
         except (gevent.GreenletExit, gevent.Timeout) as stray:
             self._take(stray)
-        self._leader_rests = False
+        finally:
+            self._leader_rests = False
+
+    def _complain(self, error: TransientError) -> None:
+        """Log why nothing is read, now and then while that lasts."""
+        now = monotonic()
+        if now >= self._complains_from:
+            self._complains_from = now + _COMPLAINT_INTERVAL
+            log.warning("%s: %s; trying again until it works", self._name, error)
 
     def _relieve(self) -> None:
         """Give the lead to another one if who has it waits in its handler. Called by the hub."""
@@ -283,3 +299,7 @@ class _Crew:
 
 def _pause() -> None:
     gevent.sleep(_PAUSE)
+
+
+def _wait_for_better_times() -> None:
+    gevent.sleep(_RETRY_PAUSE)

@@ -23,6 +23,7 @@ from ..errors import (
     SendTimeout,
     SocketClosed,
     SocketStateError,
+    TransientError,
     TransportError,
     UnknownOption,
     Unroutable,
@@ -31,7 +32,7 @@ from .codecs import JSON_MIMETYPE, TEXT_MIMETYPE, decode_data, decode_object, de
 from .envelope import MAX_FRAMES, Envelope, adopt
 from .ipc_lock import IpcLock, is_no_socket, lockable_path
 from .options import Options, option_constant, option_value, socket_type_name
-from .reading import ROUTING_TYPES, TURN_TYPES, reader_for
+from .reading import LARGE, ROUTING_TYPES, TURN_TYPES, reader_for
 from .received import ReceivedData
 from .waiting import TimeIsUp, waiter_for
 
@@ -51,6 +52,7 @@ _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
 
 _INT_MAX = 2**31 - 1
+_TRANSIENT = (errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE, errno.EINTR)
 _PARTICIPLES = {"unbind from": "bound to", "disconnect from": "connected to"}
 _TIMEOUT_OPTIONS = ("rcvtimeo", "sndtimeo")
 _DEAF_PEERS = 10_000  # peers that are remembered for not reading; they may be gone for good
@@ -434,8 +436,8 @@ class Socket(Sender):
     def send_frames(self, frames: Sequence[Any], timeout: float | None = None) -> None:
         """Send one multipart message of these frames: bytes, or anything with the buffer protocol.
 
-        `timeout` is in seconds. Raises `SendTimeout`, `SocketStateError`, `Unroutable` or `SocketClosed`; and
-        `TypeError` for a frame of another type. In every case nothing of the message was sent.
+        `timeout` is in seconds. Raises `SendTimeout`, `SocketStateError`, `Unroutable`, `TransientError` or
+        `SocketClosed`; and `TypeError` for a frame of another type. In every case nothing of the message was sent.
         """
         for frame in frames:  # one that cannot be sent must be known before the first one is
             if type(frame) is not bytes and not memoryview(frame).c_contiguous:
@@ -444,6 +446,9 @@ class Socket(Sender):
             raise TypeError("a message needs at least one frame")
         waiter = self._waiter
         try:
+            if type(frames[-1]) is bytes and len(frames[-1]) >= LARGE:
+                # There may be no memory for it, which must not show when the frames before it are sent.
+                frames = [*frames[:-1], zmq.Frame(frames[-1], copy=True)]
             if waiter.sending or not self._send_now(frames):
                 self._send_when_possible(frames, timeout)
         except zmq.ZMQError as error:
@@ -674,7 +679,8 @@ class Socket(Sender):
             return Unroutable(
                 f"cannot send on {self!r}: the caller is gone (no peer has the routing id in the first frame)", self
             )
-        return TransportError(f"cannot {action} on {self!r}: {error.strerror}", self)
+        kind = TransientError if error.errno in _TRANSIENT else TransportError
+        return kind(f"cannot {action} on {self!r}: {error.strerror}", self)
 
     def _endpoint_error(self, error: zmq.ZMQError, verb: str, uri: str) -> TransportError:
         """The exception for an endpoint that cannot be used, and why: in words that stand for themselves."""

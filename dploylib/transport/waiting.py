@@ -162,8 +162,9 @@ class GreenWaiter:
             self._tell_zmq_green()
         try:
             events = _get(self._socket, _EVENTS)
-        except zmq.ZMQError:  # so their attempts will tell
-            self.stop()
+        except zmq.ZMQError as error:  # so their attempts will tell
+            if error.errno in (zmq.ETERM, zmq.ENOTSOCK):  # else it passes
+                self.stop()
             events = _POLLIN | _POLLOUT
         if events & _POLLIN and self._reader is not None:
             self._reader.switch()
