@@ -30,6 +30,15 @@ def target(start_target) -> RunningTarget:
     return start_target()
 
 
+@pytest.fixture(scope="module")
+def shared_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTarget]:
+    """A target that goes through everything that the tests of a module do to it."""
+    target = RunningTarget(tmp_path_factory.mktemp("target"))
+    target.quiet = target.settled()
+    yield target
+    target.end()
+
+
 @pytest.fixture
 def proxy() -> Iterator[Callable[[str], FlakyProxy]]:
     """`proxy(endpoint)`: a TCP proxy in front of an endpoint, which ends with the test."""

@@ -58,6 +58,7 @@ class RunningTarget:
                 stderr=stderr,
             )
         self.pid = self.process.pid
+        self.quiet = 0  # the descriptors that are open when nobody is connected, for who notes them
         wait_until(lambda: where.exists() or self.process.poll() is not None)
         assert where.exists(), f"the target did not start:\n{self.log.read_text()}"
         self.endpoints: dict[str, str] = json.loads(where.read_text())
@@ -123,7 +124,7 @@ class RunningTarget:
             before = -1
             while (now := self.descriptors()) != before:
                 before = now
-                gevent.sleep(0.3)
+                gevent.sleep(0.15)
         return now
 
     def last_log(self) -> str:

@@ -35,10 +35,14 @@ def random(request) -> Random:
 
 
 @pytest.fixture
+def target(shared_target):
+    return shared_target
+
+
+@pytest.fixture
 def attack(target):
     """`attack(name, data)`: a connection to a socket of the target, over which that was sent; it stays open."""
     connections = []
-    before = target.settled()
 
     def attack(name, data, socket_type=None):
         connection = Connection(target.endpoints[name])
@@ -53,7 +57,7 @@ def attack(target):
     for connection in connections:
         connection.close()
     target.still_well()
-    wait_until(lambda: target.descriptors() <= before)
+    wait_until(lambda: target.descriptors() <= target.quiet)
 
 
 @pytest.mark.parametrize("garbage", BEFORE_THE_HANDSHAKE, ids=lambda garbage: garbage.__name__)
@@ -101,7 +105,8 @@ def test_who_says_nothing_or_not_all_of_it_is_in_nobodys_way(target, attack):
     for end in range(len(everything)):
         attack("rep", everything[:end])
     target.still_well()
-    assert target.counts("rep")["received"] == target.counts("rep")["handled"]
+    counts = target.counts("rep")
+    assert counts["received"] == counts["handled"]
 
 
 def test_every_malformed_request_is_answered_on_its_own_connection(target, attack, random):
