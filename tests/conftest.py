@@ -30,7 +30,7 @@ IPC_PATH_LIMIT = 107  # bytes, as `sun_path` of unix(7) allows
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long one example takes depends on the machine, and says nothing about correctness.
-hypothesis.settings.register_profile("dploylib", deadline=None)
+hypothesis.settings.register_profile("dploylib", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("dploylib")
 
 

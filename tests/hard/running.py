@@ -74,11 +74,14 @@ class RunningTarget:
         with self.peer("req", "rep") as peer:
             asked, starved = time.monotonic(), self._starved()
             peer.send_multipart([b"", b"text/plain", b"pid"])
-            while not peer.poll(20):
-                waited = time.monotonic() - asked
-                assert waited - (self._starved() - starved) < GOOD_WITHIN, f"no answer\n{self.last_log()}"
+            answer = None
+            while answer is None:
+                with gevent.Timeout(0.02, False):
+                    answer = peer.recv_multipart()
+                waited = time.monotonic() - asked - (self._starved() - starved)
+                assert waited < GOOD_WITHIN, f"no answer within {waited:.2f} s\n{self.last_log()}"
                 assert self.process.poll() is None, f"the target has ended\n{self.last_log()}"
-            assert peer.recv_multipart() == [b"", b"text/plain", str(self.pid).encode()]
+            assert answer == [b"", b"text/plain", str(self.pid).encode()]
 
     @contextlib.contextmanager
     def peer(self, socket_type: str, name: str, endpoint: str = "", **options: Any) -> Iterator[Any]:
