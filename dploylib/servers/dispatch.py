@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 
 _FAREWELL_PATIENCE = 1.0  # seconds for which the last word to a caller may wait for room in its queue
+_PEER_PATIENCE = 5.0  # seconds for which the reply of a DEALER or PAIR, whose peer may be gone, may wait for one
 _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about what the peers of one socket do wrong
 
 
@@ -127,6 +128,7 @@ class Dispatcher:
 
     can_answer = False
     must_answer = False
+    _patience: float | None = None  # seconds for which a reply may wait, None for what the socket says
 
     def __init__(
         self,
@@ -309,7 +311,7 @@ class Dispatcher:
             return
         if self.must_answer and channel.sent != sent_before:
             raise SocketStateError("the handler has sent a reply, and then returned another one, which is dropped")
-        channel.send_envelope(self._as_envelope(request, result))
+        channel.send_envelope(self._as_envelope(request, result), self._patience)
         self.counts.replied += 1
 
     def _as_envelope(self, request: Envelope, result: Any) -> Envelope:
@@ -389,6 +391,7 @@ class Dispatcher:
             return
         if channel.sent != sent_before if self.must_answer else is_problem(received.envelope):
             return  # two peers must not tell each other for ever that they do not want to hear of problems
+        patience = self._patience if patience is None else patience
         self._send(channel, received.envelope.response_envelope(PROBLEM_MIMETYPE, problem.to_json()), patience)
 
     def _send(self, channel: Sender, envelope: Envelope, timeout: float | None) -> None:
@@ -434,6 +437,8 @@ class PeerDispatcher(Dispatcher):
     def __init__(self, name: str, server: Any, socket: Socket, *settings: Any) -> None:
         super().__init__(name, server, socket, *settings)
         self._routing_ids = 1 if socket.socket_type == "router" else 0  # frames that the peer has not sent
+        if not self._routing_ids and socket.get_option("sndtimeo") < 0:
+            self._patience = _PEER_PATIENCE
 
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         if len(frames) == 3 and self._routing_ids:

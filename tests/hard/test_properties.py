@@ -60,6 +60,9 @@ class Wire(Sender):
             raise MalformedEnvelope("too many", self.frames)
         return list(self.frames)
 
+    def get_option(self, name):
+        return -1
+
     def send_frames(self, frames, timeout=None):
         self.replies.append(list(frames))
 

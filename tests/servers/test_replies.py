@@ -13,11 +13,13 @@ import textwrap
 import gevent
 import msgspec
 import pytest
+import zmq
 from gevent import subprocess  # the one that lets our server run meanwhile
+from gevent.event import Event
 
 from dploylib import servers
 from dploylib.errors import InvalidData, SendTimeout, SocketStateError
-from dploylib.servers import Server, bind, bind_in
+from dploylib.servers import Server, bind, bind_in, dispatch
 from dploylib.transport import Envelope, Problem, ReceivedData
 
 both = pytest.mark.parametrize("concurrency", [1, 10])
@@ -638,3 +640,34 @@ def test_req_and_dealer_get_the_same_bytes(serve, peer, concurrency):
     endpoint = serve(Replies, request={"concurrency": concurrency}).sockets.request.endpoint
     reply = peer("req", endpoint).ask(b"", b"m", b"text")
     assert peer("dealer", endpoint).ask(b"", b"", b"m", b"text") == [b"", *reply]
+
+
+@pytest.mark.parametrize("kind", ["dealer", "pair"])
+@pytest.mark.parametrize("body", [b"reply", b"fail"])
+def test_what_a_peer_that_is_gone_should_get_is_given_up_and_does_not_go_to_the_next(
+    serve, peer, wait_until, monkeypatch, kind, body
+):
+    """A DEALER or PAIR without a peer waits for one, and the stop would wait with it."""
+    monkeypatch.setattr(dispatch, "_PEER_PATIENCE", 0.02)
+
+    class Waiting(Server):
+        def setup(self):
+            self.gone = Event()
+
+        @bind_in("it", kind)
+        def it(self, socket, received):
+            self.gone.wait()
+            if received.data == b"fail":
+                raise ValueError("it was asked to")
+            return received
+
+    server = serve(Waiting)
+    endpoint = server.endpoints["it"][0]
+    first = peer(kind, endpoint)
+    first.send(b"", b"text/plain", body)
+    wait_until(lambda: server.counts["it"].received == 1)
+    first.zmq_socket.close(linger=0)
+    wait_until(lambda: not server.sockets.it.zmq_socket.get(zmq.EVENTS) & zmq.POLLOUT)
+    server.gone.set()
+    wait_until(lambda: server.counts["it"].undelivered == 1)
+    assert peer(kind, endpoint).ask(b"", b"text/plain", b"mine") == [b"", b"text/plain", b"mine"]
