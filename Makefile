@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 .DEFAULT_GOAL := help
 # The checks of `test` run in their order, the cheap ones first, under -j too.
 .NOTPARALLEL:
-.PHONY: help demo test lint types docs units unit unit-patched bench venv clean
+.PHONY: help demo test lint types docs units unit unit-patched soak bench venv clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -35,6 +35,9 @@ unit: venv ## the tests, and the samples of README and docs
 
 unit-patched: venv ## the same tests after gevent.monkey.patch_all()
 	@$(RUN) tests/run_patched.py $(ARGS)
+
+soak: venv ## ten minutes of mixed load, most of it hostile, against one service; ARGS="--minutes 60 --seed 1"
+	@$(RUN) -m tests.hard.soak $(ARGS)
 
 bench: venv ## measure dploylib beside hand-written loops and other libraries; ARGS=--quick takes two minutes
 	@$(RUN) -m pip --disable-pip-version-check install --quiet -r benchmarks/requirements.txt
