@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -196,7 +197,7 @@ def test_a_connection_that_is_reset_in_the_middle_is_like_one_that_is_closed(tar
         for name in ("rep", "pool", "router", "pull", "news"):
             connection = Connection(target.endpoints[name])
             connection.send(beginning)
-            connection.socket.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SOL_SOCKET, SO_LINGER
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
     target.still_well()
     wait_until(lambda: target.descriptors() <= before)
