@@ -87,7 +87,8 @@ class Target(Server):
 
     @bind_in("pull", "pull")
     def pull(self, socket, received):
-        self.heard[received.id] += 1 if received.id == "good" else 0
+        if received.id == "good":
+            self.heard["good"] += 1
 
     @bind_in("sub", "sub", options={"subscribe": ""})
     def sub(self, socket, received):

@@ -1,4 +1,4 @@
-"""The soak itself: that it can fail, and that a short one does not."""
+"""What the hard tests measure with: that it can fail, and that a short soak does not."""
 
 import os
 import signal
@@ -48,3 +48,14 @@ def test_a_soak_fails_when_the_service_ends(tmp_path):
         assert soak.run(60)
     finally:
         target.end()
+
+
+def test_a_service_that_does_not_answer_is_not_well(start_target):
+    """Which is what all the hard tests rest upon."""
+    target = start_target()
+    target.still_well()
+    os.kill(target.pid, signal.SIGSTOP)
+    with pytest.raises(AssertionError, match="no answer within"):
+        target.still_well()
+    os.kill(target.pid, signal.SIGCONT)
+    target.still_well()
