@@ -8,7 +8,6 @@ a good request goes without its answer, another process answers, memory or file 
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from random import Random
 
 import gevent
+from gevent import subprocess  # the one that lets the others go on meanwhile
 from gevent.event import Event
 
 from tests.hard.garbage import AFTER_THE_HANDSHAKE, BEFORE_THE_HANDSHAKE, no_envelope
@@ -29,7 +29,7 @@ from tests.hard.zmtp import Connection, message
 PEERS = Path(__file__).with_name("peers.py")
 REPORT_SECONDS = 30.0
 WARM_UP = 0.25  # of the time: until then allocators get what they keep, and queues of stalled subscribers fill
-ENOUGH = 100  # samples, one a second, from which on it can be said whether memory grows
+ENOUGH = 50  # samples, one every two seconds, from which on it can be said whether memory grows
 GROWTH = 4 * 2**20  # bytes by which memory may differ between the first and the last third of what follows
 # Socket, mimetype and body of a good request, and the body of its reply.
 GOOD = [
@@ -182,7 +182,7 @@ class Soak:
                 (self.garbage, 0.1),
                 (self.churn, 0.01),
                 (self.killed, 2),
-                (self.measure, 1),
+                (self.measure, 2),
                 (self.report, min(REPORT_SECONDS, seconds / 3)),
             ]
         ]
@@ -206,7 +206,8 @@ class Soak:
             self.over.wait(pause)
 
     def measure(self) -> None:
-        """The memory of the service, for the end."""
+        """The memory of the service without what the allocator keeps, for the end."""
+        self.target.state("collect")
         self._memory.append(self.target.resident())
 
     def report(self) -> None:
