@@ -73,14 +73,15 @@ class RunningTarget:
         by itself, or waits in vain, gets no more than the second.
         """
         with self.peer("req", "rep") as peer:
-            looks, starved = 0, self._starved()
+            looks, before = 0, self._starved()
             peer.send_multipart([b"", b"text/plain", b"pid"])
             answer = None
             while answer is None:
                 with gevent.Timeout(LOOK, False):
                     answer = peer.recv_multipart()
                 looks += 1
-                waited = looks * LOOK - (self._starved() - starved)
+                starved = sum(seconds - before.get(thread, 0) for thread, seconds in self._starved().items())
+                waited = looks * LOOK - starved
                 assert waited < GOOD_WITHIN, f"no answer within {waited:.2f} s\n{self.last_log()}"
                 assert self.process.poll() is None, f"the target has ended\n{self.last_log()}"
             assert answer == [b"", b"text/plain", str(self.pid).encode()]
@@ -136,14 +137,14 @@ class RunningTarget:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-3000:]
 
-    def _starved(self) -> float:
-        """Seconds for which the threads of the target and of this process waited for a processor."""
-        waited = 0
+    def _starved(self) -> dict[str, float]:
+        """Seconds for which each thread of the target and of this process has waited for a processor."""
+        waited = {}
         for pid in (self.pid, os.getpid()):
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 with contextlib.suppress(OSError):  # it has ended since it was listed
-                    waited += int((thread / "schedstat").read_text().split()[1])
-        return waited / 1e9
+                    waited[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
+        return waited
 
     # Its end -----------------------------------------------------------------------------------------------------
 
