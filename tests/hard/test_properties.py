@@ -72,10 +72,14 @@ class Wire(Sender):
 
 
 class Quiet:
+    name = "echo"
     stopping = False
 
     def spawn(self, *what):
         pass
+
+    def on_error(self, socket, received, error):
+        return None
 
 
 def answer(name, frames):
@@ -83,7 +87,7 @@ def answer(name, frames):
     description = Echo.description.sockets[name]
     routed = name in ("rep", "router")
     wire = Wire("router" if routed else name, [PEER, *frames] if routed else list(frames))
-    dispatcher = dispatcher_class(description)(f"echo.{name}", Quiet(), wire, description)
+    dispatcher = dispatcher_class(description.socket_type)(f"echo.{name}", Quiet(), wire, description)
     dispatcher(wire)
     if routed:
         assert all(reply[0] == PEER for reply in wire.replies), "a reply to somebody else"

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from dploylib.servers import Server, bind_in, declare, dispatch
+from tests.hard.zmtp import Connection, message
 
 
 class Everything(Server):
@@ -83,6 +84,17 @@ def test_a_dealer_that_forgets_the_delimiter_is_told(serve, peer, kind, concurre
         assert "delimiter" in client.problem_in(reply)["detail"]
     assert server.counts[kind].malformed == 4
     assert client.ask(b"", b"i", b"m", b"good")[-1] == b"good"
+
+
+def test_who_sends_no_delimiter_and_is_gone_takes_nobody_elses_reply(serve, peer):
+    """libzmq's own REP drops the reply to the next good request (rep.cpp, router_t::rollback)."""
+    server = serve(Everything)
+    endpoint = server.endpoints["rep"][0]
+    for _ in range(20):
+        gone = Connection(endpoint).shake_hands("DEALER")
+        gone.send(message([b"no", b"delimiter"]))
+        gone.close()
+        assert peer("req", endpoint).ask(b"i", b"m", b"good") == [b"i", b"m", b"good"]
 
 
 def test_a_pull_counts_and_logs_what_is_malformed_and_goes_on(serve, peer, wait_until, caplog):

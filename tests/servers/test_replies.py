@@ -1,7 +1,7 @@
 """What goes back to the caller: replies by return value, by the socket, and when a handler does anything else.
 
 The peers are plain pyzmq sockets. Whatever a handler of `rep` does, its caller gets one reply and the next is served,
-and all of it is the same for one request at a time (a REP) and for several (a ROUTER underneath).
+and all of it is the same for one request at a time and for several.
 """
 
 import asyncio
