@@ -25,7 +25,7 @@ from ..errors import (
     TransportError,
     Unroutable,
 )
-from ..transport import PROBLEM_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
+from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
 from ..transport.envelope import adopt
 from ..transport.problems import handler_failed, is_problem, problem_of
@@ -44,6 +44,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
+_TEXT = TEXT_MIMETYPE.encode()
 _FAREWELL_PATIENCE = 1.0  # seconds for which the last word to a caller may wait for room in its queue
 _PEER_PATIENCE = 5.0  # seconds for which the reply of a DEALER or PAIR, whose peer may be gone, may wait for one
 _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about what the peers of one socket do wrong
@@ -311,19 +312,8 @@ class Dispatcher:
             return
         if self.must_answer and channel.sent != sent_before:
             raise SocketStateError("the handler has sent a reply, and then returned another one, which is dropped")
-        channel.send_envelope(self._as_envelope(request, result), self._patience)
+        channel.send_frames(_reply_frames(request, result), self._patience)
         self.counts.replied += 1
-
-    def _as_envelope(self, request: Envelope, result: Any) -> Envelope:
-        if isinstance(result, Problem):
-            return request.response_envelope(PROBLEM_MIMETYPE, result.to_json())
-        if isinstance(result, ReceivedData):
-            result = result.envelope
-        if isinstance(result, Envelope):
-            route = request.request_frames
-            lost = route and not result.request_frames  # a new envelope, which has to find its way back
-            return Envelope(result.id, result.mimetype, result.data, route) if lost else result
-        return request.response_envelope(*encode(result))
 
     # When it was not handled ----------------------------------------------------------------------------------
 
@@ -479,6 +469,21 @@ class RepDispatcher(Dispatcher):
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
         end = frames.index(b"", 1) if b"" in frames[1:] else 1
         return ReplySocket(socket, [*frames[:end], b""]), []
+
+
+def _reply_frames(request: Envelope, result: Any) -> list[Any]:
+    """The frames of what a handler returned, as the answer to this request."""
+    if type(result) is str:  # mostly; the envelope that would be made of it, and taken apart again, costs 0.7 us
+        return [*request._frames[:-2], _TEXT, result.encode()]
+    if isinstance(result, ReceivedData):
+        result = result.envelope
+    if isinstance(result, Envelope):
+        route = request.request_frames
+        lost = route and not result.request_frames  # a new envelope, which has to find its way back
+        return [*route, b"", *result._frames] if lost else result._frames
+    if isinstance(result, Problem):
+        return request.response_envelope(PROBLEM_MIMETYPE, result.to_json())._frames
+    return request.response_envelope(*encode(result))._frames
 
 
 def dispatcher_class(socket_type: str) -> type[Dispatcher]:

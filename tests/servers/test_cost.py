@@ -129,16 +129,15 @@ COSTS = {
     # read_routed, _with_rest; __call__, receive_frames, _open, adopt, the constructors of ReplySocket and ReceivedData;
     # _serve, the handler (not counted), send_envelope, send_frames of the reply and of the socket, _send_now.
     "rep": ("dealer", TEXT, 1, 4, 5, 14),
-    # Besides: text, to_text and data of what was received; _reply, _as_envelope, encode, response_envelope, _encoded,
-    # _body, and what sends an Envelope.
-    "rep_return": ("dealer", TEXT, 1, 4, 5, 23),
-    # Besides: what decodes an object by its mimetype, and encodes it.
-    "rep_object": ("dealer", OBJECT, 1, 4, 5, 29),
+    # Instead of send_envelope: text, to_text and data of what was received; _reply and _reply_frames.
+    "rep_return": ("dealer", TEXT, 1, 4, 5, 18),
+    # Besides: what decodes an object by its mimetype, encodes it, and makes an envelope of it.
+    "rep_object": ("dealer", OBJECT, 1, 4, 5, 28),
     # That several handlers may run at once costs one look at a flag a message, as long as none of them waits.
-    "many": ("dealer", TEXT, 1, 4, 5, 23),
+    "many": ("dealer", TEXT, 1, 4, 5, 18),
     # No ReplySocket.
     "router": ("dealer", TEXT, 1, 4, 5, 12),
-    "router_return": ("dealer", TEXT, 1, 4, 5, 21),
+    "router_return": ("dealer", TEXT, 1, 4, 5, 16),
     # Nothing tells where a message ends but the frames themselves.
     "pull": ("push", TEXT[1:], 0, 3, 0, 9),
     "dealer": ("dealer", [b"route", *TEXT], 0, 5, 5, 13),
