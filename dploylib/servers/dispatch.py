@@ -22,6 +22,7 @@ from ..errors import (
     SendTimeout,
     ShuttingDown,
     SocketStateError,
+    TransientError,
     TransportError,
     Unroutable,
 )
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 _TEXT = TEXT_MIMETYPE.encode()
 _FAREWELL_PATIENCE = 1.0  # seconds for which the last word to a caller may wait for room in its queue
 _PEER_PATIENCE = 5.0  # seconds for which the reply of a DEALER or PAIR, whose peer may be gone, may wait for one
+_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about what the peers of one socket do wrong
 
 
@@ -180,6 +182,11 @@ class Dispatcher:
                 self._pass(channel, received)
         except gevent.Timeout:
             pass  # of a handler that has returned; all that it can have cut short is a line in the log
+        except TransientError as error:  # there was no message after all, as only a PollLoop gets to see it here
+            counts.received -= 1
+            counts.handled -= 1
+            self._complain("unreadable", f"{self.name}: {error}; trying again until it works")
+            gevent.sleep(_RETRY_PAUSE)
         finally:
             counts.handled += 1
 
@@ -232,8 +239,11 @@ class Dispatcher:
             error: BaseException = NoReply(f"the handler of {self.name} neither sent a reply nor returned one")
         except gevent.GreenletExit as killed:
             if self._server.stopping:
+                self.counts.rejected += 1
                 farewell = ShuttingDown(f"the service of {self.name} is shutting down")
                 self._send_problem(channel, received, problem_of(farewell), sent_before, _FAREWELL_PATIENCE)
+                if not self.can_answer:
+                    self._complain("ended", f"a handler of {self.name} was ended: the service is shutting down")
                 raise
             error = killed  # somebody killed the handler
         except KeyboardInterrupt:  # for whoever runs the program
@@ -362,7 +372,8 @@ class Dispatcher:
         self.counts.malformed += 1
         channel, route = self._return_path(socket, error.frames)
         request = Envelope("", PROBLEM_MIMETYPE, problem_of(error).to_json(), route)
-        if not self._decided(channel, None, request, error, channel.sent):
+        # A server that stops is not asked any more: it may take its time to decide.
+        if self._server.stopping or not self._decided(channel, None, request, error, channel.sent):
             if self.can_answer:
                 self._send(channel, request, 0)  # the messages of the other peers must not wait for this one
             self._complain("malformed", f"{self.name} received a {error}")

@@ -77,7 +77,7 @@ class Farewell:
         """Turn away nobody any more but those who have asked already. The sockets are about to be closed."""
         self._loop.kill()
         if self._turning_away is not None:
-            self._turning_away.join()
+            self._turning_away.join(timeout=ENDING_TIME)
         for one in self._answering:
             with contextlib.suppress(TransportError):
                 for _ in range(_SWEEP):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -15,6 +16,8 @@ from .receive_loop import SocketHandler
 from .socket import Socket
 
 __all__ = ["PollLoop"]
+
+log = logging.getLogger(__name__)
 
 _STOP_CHECK = 0.1  # seconds; a poll cannot be interrupted, so this is how late a stop may be noticed
 
@@ -32,6 +35,7 @@ class PollLoop:
         self._pools: list[Pool] = []
         self._failure: BaseException | None = None  # of a handler that ran in a pool
         self._stopping = False
+        self._handling = False  # else it polls
         self._runner: Any = None
 
     @classmethod
@@ -66,8 +70,10 @@ class PollLoop:
                 socket._waiter.wake()  # the poller reads events past zmq.green
         polled = [self._handlers[pollable] for pollable, event in events if event & zmq.POLLIN]
         readable = ahead + [entry for entry in polled if entry not in ahead]
+        self._handling = True
         for socket, handler in readable:
             handler(socket)
+        self._handling = False
         self._raise_failure()
         return len(readable)
 
@@ -78,7 +84,13 @@ class PollLoop:
         self._runner = gevent.getcurrent()
         try:
             while not self._stopping:
-                self.poll(_STOP_CHECK)
+                self._handling = False
+                try:
+                    self.poll(_STOP_CHECK)
+                except gevent.Timeout:
+                    if self._handling:
+                        raise
+                    log.warning("ignoring a Timeout that came too late for its handler")
         except gevent.GreenletExit:
             if not self._stopping:
                 self._kill_pools(0)

@@ -223,3 +223,30 @@ def test_a_connected_pull_hands_on_what_can_have_been_waiting_and_then_stops(ser
         assert server.handled == [str(number) for number in range(len(server.handled))]
         assert len(server.handled) > 20
         push.close(linger=0)
+
+
+@both
+def test_a_pull_handler_that_the_stop_ends_is_told_to_the_log(serve, peer, concurrency, caplog):
+    server = serve(Works, pull={"concurrency": concurrency})
+    peer("push", server.endpoints["pull"][0]).send(b"", b"text/plain", b"x")
+    server.running.wait(10)
+    serve.stop(server, 0)
+    assert "a handler of tested.pull was ended: the service is shutting down" in caplog.text
+    assert server.counts["pull"].rejected == 1
+
+
+def test_a_malformed_message_during_a_stop_is_not_decided_about(serve, peer):
+    """`on_error` may take its time, which the stop has not."""
+
+    class Ponders(Works):
+        def on_error(self, socket, received, error):
+            gevent.sleep(3600)
+
+    server = serve(Ponders)
+    client, other = peer("req", server.endpoints["rep"][0]), peer("req", server.endpoints["rep"][0])
+    client.send(b"", b"text/plain", b"x")
+    server.running.wait(10)
+    server.stop(60)
+    assert other.ask_problem(b"one frame")["status"] == 400
+    server.go_on.set()
+    serve.result(server)

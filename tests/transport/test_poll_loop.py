@@ -333,3 +333,34 @@ def test_what_one_of_them_raises_after_the_stop_comes_out_of_the_same_run(serve,
     handler.go_on.set()
     with pytest.raises(ValueError, match="mine"):
         running.get(timeout=10)
+
+
+def test_a_timeout_that_a_handler_left_behind_does_not_end_the_loop(wait_until, caplog):
+    """One that a handler raises does, as ever."""
+    with Context.new() as context, context.socket("pull") as pull, context.socket("push") as push:
+        pull.bind("inproc://work")
+        push.connect("inproc://work")
+        loop, left = PollLoop.new(), gevent.Timeout(3600)
+
+        def handle(socket):
+            text = socket.receive_text()
+            if text == "leave":
+                gevent.Timeout.start_new(0.01)
+            elif text == "raise":
+                raise left
+
+        loop.register(pull, handle)
+        running = gevent.spawn(_error_of, loop.run)
+        push.send_text("leave")
+        wait_until(lambda: "ignoring a Timeout that came too late" in caplog.text)
+        push.send_text("raise")
+        assert running.get(timeout=10) is left
+        left.close()
+
+
+def _error_of(function):
+    try:
+        function()
+    except BaseException as error:  # noqa: BLE001 - the test looks at it
+        return error
+    return None
