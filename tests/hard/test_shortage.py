@@ -14,7 +14,7 @@ import zmq.green
 
 from dploylib import Server, Service, bind_in
 from dploylib.errors import ServiceFailing, TransientError
-from dploylib.transport import Context, Socket, reading, waiting
+from dploylib.transport import Context, PollLoop, Socket, reading, waiting
 from dploylib.transport import socket as transport_socket
 from tests.hard.running import ask, wait_until
 
@@ -41,10 +41,17 @@ class Echo(Server):
         return received
 
 
-@pytest.fixture
-def service(leak_check):
+class Polled(Echo):
+    """The same on a poll loop."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments, PollLoop.new())
+
+
+@pytest.fixture(params=[Echo, Polled])
+def service(leak_check, request):
     service = Service()
-    service.add_server("echo", Echo)
+    service.add_server("echo", request.param)
     anywhere = {name: {"uri": "tcp://127.0.0.1:*"} for name in Echo.description.socket_names}
     with service.start(config_dict={"servers": {"echo": anywhere}}):
         yield service
