@@ -42,7 +42,7 @@ class Hook:
     def server_restarting(self, name: str, error: BaseException, seconds: float) -> None:
         """The server of this name has died of this error, and is started again in so many seconds.
 
-        Called where the service runs: in the thread and the process of its coordinator.
+        Called in the thread and the process in which the service was started.
         """
 
     def message_received(self, server: Any, socket: str, received: Any) -> None:

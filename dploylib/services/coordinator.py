@@ -100,7 +100,7 @@ class ServerCoordinator:
         """Forget the run before: a coordinator may be used again."""
         self._runs: dict[str, ServerRun] = {}
         self._restarts: dict[str, Restarts] = {}
-        self._restarting = Group()
+        self._supervising = Group()
         self._hooks = Hooks()
         self._outcome: AsyncResult[None] = AsyncResult()
         self._started = False
@@ -140,7 +140,10 @@ class ServerCoordinator:
         if self._stopping or self._outcome.ready():
             return
         if self._started:
-            self._supervise(run)
+            # In a greenlet: this may be the hub, in which neither hooks nor logs can wait.
+            greenlet: gevent.Greenlet[..., object] = gevent.Greenlet(self._supervise, run)
+            greenlet.name = f"supervise server {run.name}"
+            self._supervising.start(greenlet)
         else:
             self._outcome.set_exception(_as_failure(run))  # which start() raises
 
@@ -178,7 +181,9 @@ class ServerCoordinator:
         """Make the control socket, and prepare a run of each server with its part of the settings. `stop` undoes it."""
         self._prepare()
         self._context = context = self._given_context or Context.new()
-        self._control = Socket.bind_new("xpub", self._make_control_uri(), context=context)
+        # Verbose: a server that is started again may subscribe before its last run is known to be gone.
+        options = {"xpub_verbose": 1}
+        self._control = Socket.bind_new("xpub", self._make_control_uri(), options, context)
         self._hooks = Hooks(hooks)
         self._restarts = {name: Restarts(settings.supervision(name)) for name in servers}
         self._runs = {
@@ -243,21 +248,16 @@ class ServerCoordinator:
             return
         log.error("server %s died, and is started again in %.2f s", run.name, delay, exc_info=run.error)
         self._hooks.call("server_restarting", run.name, run.error, delay)
-        greenlet: gevent.Greenlet[..., object] = gevent.Greenlet(self._restart, run.again())
-        greenlet.name = f"restart server {run.name}"
-        self._restarting.add(greenlet)
-        greenlet.start_later(delay)
-
-    def _restart(self, run: ServerRun) -> None:
-        self._runs[run.name] = run
+        gevent.sleep(delay)
         log.info("starting server %s again", run.name)
+        self._runs[run.name] = again = run.again()
         try:
-            self.spawn(run)
+            self.spawn(again)
         except Exception as error:  # noqa: BLE001 - whatever it is, another try may help
-            self.server_ended(run, error)
+            self.server_ended(again, error)
 
     def _end_servers(self, graceful_timeout: float) -> None:
-        self._restarting.kill()
+        self._supervising.kill()
         for run in self._alive():
             if run.ready.is_set() and self._control is not None:
                 self._control.send_obj(Stop(graceful_timeout), id=control_topic(run.name))
