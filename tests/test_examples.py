@@ -63,8 +63,11 @@ def started(command, **options):
 
 
 @contextlib.contextmanager
-def running(name):
-    """Run the service of an example as its comment says, but for the ports. Yield the other commands of the comment."""
+def running(name, log=None):
+    """Run the service of an example as its comment says, but for the ports. Yield the other commands of the comment.
+
+    What it logs from then on is added to `log`, if there is one; otherwise it may log no errors.
+    """
     command, *others = commands(EXAMPLES / name / "service.py")
     written = (EXAMPLES / name / "config.yaml").read_text()
     ports = re.findall(r"\$\{(\w+_PORT):-\d+\}", written)
@@ -89,9 +92,13 @@ def running(name):
                 endpoints[uris[socket]] = endpoint
         yield [[endpoints.get(argument, argument) for argument in other] for other in others]
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=PATIENCE)
+        _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
-    assert [entry for entry in map(json.loads, log.splitlines()) if entry["level"] in ("error", "critical")] == []
+    entries = [json.loads(line) for line in said.splitlines()]
+    if log is None:
+        assert [entry for entry in entries if entry["level"] in ("error", "critical")] == []
+    else:
+        log += entries
 
 
 def test_the_echo_service_echoes():
@@ -156,6 +163,27 @@ def test_the_ticker_publishes_and_says_goodbye():
     first = int(ticks[0])
     assert [int(tick) for tick in ticks] == list(range(first, first + len(ticks)))
     assert f"goodbye after {ticks[-1]}" in lines[-1]
+
+
+def test_a_server_that_crashes_is_started_again_and_the_other_one_goes_on():
+    log = []
+    with running("supervised", log) as [ask]:
+        status, output, error = run(ask)
+    assert (status, error) == (0, "")
+    processes, counted = re.search(r"^12 answers by (\d+) processes.*\n.*: ([\d ]+)$", output, re.M).groups()
+    assert int(processes) > 1
+    counts = list(map(int, counted.split()))
+    assert counts == sorted(set(counts))  # a server that begins again counts from 1
+
+    died = [entry["message"] for entry in log if entry["level"] == "error"]
+    restarts = [entry["message"] for entry in log if entry["message"].startswith("restart ")]
+    assert len(died) == len(restarts) >= int(processes) - 1
+    assert {message.partition(",")[0] for message in died} == {"server careless died"}
+    assert restarts[0].endswith(" was ended by SIGKILL")
+    for number, message in enumerate(restarts, 1):
+        assert message.startswith(f"restart {number} of careless, since: ")
+    # What its last process has heard of, and tells the log of the service.
+    assert f"counter has handled {counts[-1]} requests since it was started" in [entry["message"] for entry in log]
 
 
 def test_the_scripts_need_no_service():
