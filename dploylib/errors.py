@@ -174,7 +174,7 @@ class Overloaded(DployError):
 
 
 class ShuttingDown(DployError):
-    """The server stops, and there is no time left for this message."""
+    """The server stops: this message came too late, or its handler did not end in time."""
 
 
 # Declarations, servers, services -------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ class Settings:
     def __init__(
         self, data: object, sources: SourceMap | None = None, problems: Iterable[ConfigurationProblem] = ()
     ) -> None:
-        """Check `data`: a mapping with the keys `servers` and `general`, taken as it is, with no placeholders filled.
+        """Check `data`: a mapping like `Configuration`, taken as it is, with no placeholders filled.
 
         The loader passes `sources`, and the `problems` that it found itself. Raises ConfigurationError with all
         problems, those of the loader included.

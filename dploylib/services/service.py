@@ -101,7 +101,7 @@ class Service:
 
     @property
     def servers(self) -> dict[str, Server]:
-        """The servers of the last start, by name."""
+        """The servers of the last start by name, as far as they run in this process."""
         return self._coordinator.servers
 
     @property
@@ -196,7 +196,7 @@ class Service:
         return self
 
     def wait(self) -> None:
-        """Return when the service has been stopped. Raises `ServiceFailing` as soon as one of its servers died."""
+        """Return when the service has been stopped. Raises `ServiceFailing` as soon as a server died for good."""
         if self.state in (State.NEW, State.STARTING):
             raise ServiceStateError(f"a service that is {self.state.value} cannot be waited for; start it first")
         try:
