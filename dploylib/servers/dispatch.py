@@ -259,8 +259,8 @@ class Dispatcher:
     def _observe(self, channel: Any, received: ReceivedData) -> None:
         """Serve, and call the hooks before and after."""
         hooks = self._hooks
-        began = time.monotonic()
         hooks.call("message_received", self._server, self._socket_name, received)
+        began = time.monotonic()
         try:
             error = self._serve(channel, received)
         except gevent.GreenletExit:
@@ -281,7 +281,7 @@ class Dispatcher:
         if self.running <= self.concurrency:
             serve(channel, received)
             return
-        busy = f"all {self.concurrency} handlers of {self.name} are busy"
+        busy = f"all handlers of {self.name} are busy (concurrency: {self.concurrency})"
         self._reject(channel, received, Overloaded(f"{busy}; try again later"))
         self._complain("rejected", f"refused a message since {busy}")
 

@@ -37,6 +37,8 @@ def watch_for_blocking(seconds: float) -> Iterator[None]:
     To be used in the thread of the hub. A hub that gevent monitors already (`GEVENT_MONITOR_THREAD_ENABLE`) keeps its
     monitor, and the reports that gevent prints.
     """
+    if not seconds >= 0:
+        raise ValueError(f"what blocks a hub is a number of seconds from 0 on, not {seconds!r}")
     if seconds == 0:
         yield
         return
@@ -121,7 +123,7 @@ def _log_error(stack: traceback.StackSummary, what: str) -> None:
     if not log.isEnabledFor(logging.ERROR):
         return
     file, line, function = stack[-1].filename, stack[-1].lineno or 0, stack[-1].name
-    message = "%s, at %s:%d in %s; nothing else runs meanwhile: see servers.offload"
+    message = "%s, at %s:%d in %s; no other greenlet of this hub runs meanwhile: see servers.offload"
     arguments = (what, file, line, function)
     text = "".join(["Stack (most recent call last):\n", *stack.format()]).rstrip()
     log.handle(log.makeRecord(log.name, logging.ERROR, file, line, message, arguments, None, function, None, text))

@@ -150,6 +150,11 @@ class ServerCoordinator:
     # What they share -------------------------------------------------------------------------------------------
 
     @property
+    def busy(self) -> bool:
+        """Whether it runs servers, or is about to."""
+        return self._control is not None
+
+    @property
     def context(self) -> Context:
         """The context of the servers. Raises `ServiceStateError` before the start."""
         if self._context is None:
@@ -243,7 +248,10 @@ class ServerCoordinator:
         restarts = self._restarts[run.name]
         delay = None if run.error is None else restarts.next_delay()  # one that ended by itself did not fail
         if delay is None:
-            log.error("server %s died", run.name, exc_info=run.error)
+            if run.error is None:
+                log.error("server %s ended without being told to", run.name)
+            else:
+                log.error("server %s died", run.name, exc_info=run.error)
             self._outcome.set_exception(_as_failure(run, restarts))
             return
         log.error("server %s died, and is started again in %.2f s", run.name, delay, exc_info=run.error)

@@ -41,6 +41,9 @@ __all__ = ["ProcessServerCoordinator", "serve_in_child"]
 log = logging.getLogger(__name__)
 
 _SCRIPT = os.path.join(os.path.dirname(__file__), "_child.py")
+_WHAT_IT_TAKES = (
+    "its class has to be at the top level of a module that can be imported, and its settings and hooks to be picklable"
+)
 _READING_TIME = 2.0  # seconds to hear what a process that has ended said last
 _DYING_TIME = 2 * ENDING_TIME + 1.0  # seconds that a process has to end when it was told to at once
 
@@ -265,8 +268,7 @@ def _pickled(run: ServerRun) -> bytes:
         )
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise DeclarationError(
-            f"server {run.name!r} cannot run in a process of its own: {error}; its class has to be at the top level of "
-            "a module, and its settings and hooks have to be picklable"
+            f"server {run.name!r} cannot run in a process of its own: {error}; {_WHAT_IT_TAKES}"
         ) from error
     patched = gevent.monkey.is_module_patched("socket")
     needs_main = b"__main__" in job
@@ -279,16 +281,24 @@ def _pickled(run: ServerRun) -> bytes:
 def serve_in_child(channel: Any, stream: Any) -> int:
     """Do the job that comes over the channel, and return the exit status."""
     coordinator = _Coordinator(channel)
-    _import_main(pickle.load(stream))
     error: BaseException | None = None
     try:
-        error = _serve(_Job(*pickle.loads(pickle.load(stream))), coordinator)
+        _import_main(pickle.load(stream))
+        error = _serve(_read_job(pickle.load(stream)), coordinator)
     except BaseException as raised:  # noqa: BLE001 - the coordinator is told
         error = raised
     if error is not None:
         coordinator.say("error", _packed(error))
     coordinator.close()
     return int(error is not None)
+
+
+def _read_job(pickled: bytes) -> _Job:
+    try:
+        job: _Job = pickle.loads(pickled)
+    except (AttributeError, ImportError, pickle.UnpicklingError) as error:
+        raise DeclarationError(f"this server cannot run in a process of its own: {error}; {_WHAT_IT_TAKES}") from error
+    return job
 
 
 def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:

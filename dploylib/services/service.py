@@ -59,9 +59,13 @@ class Service:
         self._servers: dict[str, type[Server]] = {}
         self._templates = list(templates or ())
         self._config_mapper = config_mapper or YAMLConfigMapper()
+        if coordinator is not None and not isinstance(coordinator, ServerCoordinator):
+            raise TypeError(f"a coordinator is an object of a subclass of ServerCoordinator, not {coordinator!r}")
         self._coordinator = coordinator or GreenletServerCoordinator()
         self.max_blocking = 0.0
-        self._hooks = list(hooks)
+        self._hooks: list[Hook] = []
+        for hook in hooks:
+            self.add_hook(hook)
         self._lifecycle = Lifecycle()
         self._hub: Any = None  # of the thread that started it
         self._start_over = Event()
@@ -170,6 +174,8 @@ class Service:
         The arguments are those of `load`. Raises `ConfigurationError`; what a server raised when it was set up
         (`AddressInUse`, say), and then none of them runs; `ServiceStateError` when the service runs already.
         """
+        if self._coordinator.busy and self.state in (State.NEW, State.STOPPED):
+            raise ServiceStateError("the coordinator of this service runs the servers of another one")
         self._lifecycle.become(State.STARTING)
         self._start_over.clear()
         self._hub = gevent.get_hub()

@@ -6,6 +6,7 @@ from typing import Any
 
 import gevent
 import gevent.monkey
+from gevent.event import Event
 
 from ..transport import Context
 from .blocking import watch_for_blocking
@@ -30,7 +31,7 @@ class ThreadedServerCoordinator(ServerCoordinator):
 
     def spawn(self, run: ServerRun) -> None:
         """Run the server in a thread."""
-        self._threads[run] = _ServerThread(run, self.context.for_thread(), self._ended)
+        self._threads[run] = _ServerThread(run, self.context.for_thread(), self.server_ended, self._gone)
 
     def kill(self, run: ServerRun) -> None:
         """Kill the server's greenlet, in its own thread."""
@@ -44,11 +45,12 @@ class ThreadedServerCoordinator(ServerCoordinator):
         self._threads[run].close_sockets()
         super().abandon(run)
 
-    def _ended(self, run: ServerRun, error: BaseException | None) -> None:
-        del self._threads[run]
-        self.server_ended(run, error)
+    def _gone(self, run: ServerRun) -> None:
+        self._threads.pop(run).gone.set()
 
     def _close_context(self, context: Context) -> None:
+        # An interpreter that ends while a thread destroys its hub may crash.
+        gevent.wait([thread.gone for thread in self._threads.values()], timeout=_CLOSING_TIME)
         if self._threads:  # those that were left behind
             gevent.with_timeout(_CLOSING_TIME, context.close, timeout_value=None)
         else:
@@ -56,12 +58,18 @@ class ThreadedServerCoordinator(ServerCoordinator):
 
 
 class _ServerThread:
-    """A thread in which a server runs. `ended(run, error)` is called in the hub of the thread that made it."""
+    """A thread in which a server runs.
 
-    def __init__(self, run: ServerRun, context: Context, ended: Any) -> None:
+    In the hub of the thread that made it, `ended(run, error)` is called when the server has ended, and `gone(run)` when
+    the thread has no more to do, which may be later: there may be greenlets in it that nobody could end.
+    """
+
+    def __init__(self, run: ServerRun, context: Context, ended: Any, gone: Any) -> None:
+        self.gone = Event()
         self._run = run
         self._context = context
-        self._ended = ended
+        self._tell_ended = ended
+        self._tell_gone = gone
         self._home: Any = gevent.get_hub()
         self._hub: Any = None  # of the thread, while others may ask it for something
         self._greenlet: Any = None
@@ -102,11 +110,12 @@ class _ServerThread:
         except BaseException as failure:  # noqa: BLE001 - the coordinator is told
             error = failure
         finally:
-            self._home.loop.run_callback_threadsafe(self._ended, self._run, error)
-            hub.join()  # there may be greenlets that nobody could end
+            self._home.loop.run_callback_threadsafe(self._tell_ended, self._run, error)
+            hub.join()
             with self._lock:
                 self._hub = None
             hub.destroy(destroy_loop=True)
+            self._home.loop.run_callback_threadsafe(self._tell_gone, self._run)
 
     def _end(self) -> None:
         if self._run.server is not None:

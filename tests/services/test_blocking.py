@@ -114,7 +114,7 @@ def test_a_handler_that_blocks_is_named_with_its_server_socket_and_place(
     function = "__call__" if handler == "Blocking" else handler.removeprefix("Blocked.")
     assert re.fullmatch(
         rf"{re.escape(who)} has blocked the hub for \d+\.\d s, at {re.escape(__file__)}:{reported.lineno} "
-        rf"in {function}; nothing else runs meanwhile: see servers\.offload",
+        rf"in {function}; no other greenlet of this hub runs meanwhile: see servers\.offload",
         reported.getMessage(),
     )
     line = linecache.getline(reported.pathname, reported.lineno).strip()
