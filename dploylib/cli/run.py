@@ -31,8 +31,7 @@ __all__ = ["command"]
 @click.option(
     "--max-blocking",
     type=SECONDS_OR_NONE,
-    default=1.0,
-    show_default=True,
+    show_default="1, unless the service says so itself",
     help="What keeps all greenlets from running for longer than this is logged, with its stack; 0 logs nothing.",
 )
 def command(
@@ -42,7 +41,7 @@ def command(
     patch: bool,
     log_level: str,
     log_format: str,
-    max_blocking: float,
+    max_blocking: float | None,
 ) -> None:
     """Run a service in the foreground.
 
@@ -60,6 +59,6 @@ def command(
     configure(log_level, log_format)
     with reported(log_failure if log_format == "json" else tell):
         service = load_service(target)  # which may take long: there is nothing to hold up yet
-        service.max_blocking = max_blocking
+        service.max_blocking = (service.max_blocking or 1.0) if max_blocking is None else max_blocking
         cut_short_by = service.run(**arguments)
     raise SystemExit(ExitCode[cut_short_by.name] if cut_short_by else ExitCode.OK)

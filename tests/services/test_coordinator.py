@@ -4,8 +4,8 @@ import gevent
 import pytest
 
 from dploylib.errors import AddressInUse, ServerFailing, ServiceFailing, ServiceStateError
-from dploylib.servers import Server, bind_in
-from dploylib.services import GreenletServerCoordinator, ServerCoordinator, State
+from dploylib.servers import Hook, Server, bind_in
+from dploylib.services import GreenletServerCoordinator, ServerCoordinator, Service, State
 from dploylib.transport import Context, Socket
 
 pytestmark = pytest.mark.greenlet_only("it is about the base class, with subclasses that run servers in greenlets")
@@ -153,6 +153,31 @@ def test_a_server_is_not_ready_because_one_whose_name_begins_alike_is(make_servi
     service = make_service(echo2=Echo, echo=Slow, ech=Echo)
     with service.start(config_dict=config_for(service)):
         assert ready == ["echo"]
+
+
+def test_a_coordinator_is_for_one_service_at_a_time(make_service, config_for, ask):
+    coordinator = GreenletServerCoordinator()
+    one, other = make_service(coordinator, echo=Echo), make_service(coordinator, echo=Echo)
+    one.start(config_dict=config_for(one))
+    with pytest.raises(ServiceStateError, match="runs the servers of another one"):
+        other.start(config_dict=config_for(other))
+    assert other.state is State.NEW
+    assert ask(one.endpoints["echo"]["request"]) == "hello"
+    one.stop()
+    with other.start(config_dict=config_for(other)):
+        assert ask(other.endpoints["echo"]["request"]) == "hello"
+
+
+@pytest.mark.parametrize("wrong", [GreenletServerCoordinator, "thread", 5])
+def test_what_is_no_coordinator_is_refused(wrong):
+    with pytest.raises(TypeError, match="an object of a subclass of ServerCoordinator, not"):
+        Service(coordinator=wrong)
+
+
+@pytest.mark.parametrize("wrong", [Hook, object(), "hook"])
+def test_what_is_no_hook_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"an object of a subclass of dploylib\.servers\.Hook, not"):
+        Service(hooks=[wrong])
 
 
 def test_strangers_on_the_control_socket_do_no_harm(make_service, config_for, ask, ipc_dir):

@@ -246,6 +246,15 @@ def test_a_script_that_starts_a_service_whenever_it_is_imported_is_told_so(scrip
     assert 'put what starts it behind `if __name__ == "__main__":`' in errors
 
 
+@pytest.mark.parametrize("how", [["-c", GUARDED], ["-c", UNGUARDED]])
+def test_a_class_that_was_typed_in_is_told_so(how):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, *how], capture_output=True, text=True, env=env, timeout=30)
+    assert ended.returncode == 1
+    assert "DeclarationError: this server cannot run in a process of its own: " in ended.stderr
+    assert "its class has to be at the top level of a module that can be imported" in ended.stderr
+
+
 def test_a_terminal_that_interrupts_all_processes_stops_the_service_once(script):
     parent = script(GUARDED, "idle")
     child = psutil.Process(int(parent.stdout.readline()))
