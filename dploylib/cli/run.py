@@ -29,6 +29,12 @@ __all__ = ["command"]
     help="Lines of text, or an object of JSON a line.",
 )
 @click.option(
+    "--graceful-timeout",
+    type=SECONDS_OR_NONE,
+    show_default="30, unless the service says so itself",
+    help="How long running handlers may take to finish when the service is stopped.",
+)
+@click.option(
     "--max-blocking",
     type=SECONDS_OR_NONE,
     show_default="1, unless the service says so itself",
@@ -41,6 +47,7 @@ def command(
     patch: bool,
     log_level: str,
     log_format: str,
+    graceful_timeout: float | None,
     max_blocking: float | None,
 ) -> None:
     """Run a service in the foreground.
@@ -59,6 +66,8 @@ def command(
     configure(log_level, log_format)
     with reported(log_failure if log_format == "json" else tell):
         service = load_service(target)  # which may take long: there is nothing to hold up yet
+        if graceful_timeout is not None:
+            service.graceful_timeout = graceful_timeout
         service.max_blocking = (service.max_blocking or 1.0) if max_blocking is None else max_blocking
         cut_short_by = service.run(**arguments)
     raise SystemExit(ExitCode[cut_short_by.name] if cut_short_by else ExitCode.OK)

@@ -46,6 +46,8 @@ class Service:
     `max_blocking` seconds is logged, by `run` and in threads and processes of servers; 0, as it is at first, logs
     nothing.
 
+    A stop gives running handlers `graceful_timeout` seconds to finish, 30 at first, unless it says otherwise itself.
+
     A service can be used in `with`, which stops it, and be started again after it was stopped.
     """
 
@@ -63,6 +65,7 @@ class Service:
             raise TypeError(f"a coordinator is an object of a subclass of ServerCoordinator, not {coordinator!r}")
         self._coordinator = coordinator or GreenletServerCoordinator()
         self.max_blocking = 0.0
+        self.graceful_timeout = GRACEFUL_TIMEOUT
         self._hooks: list[Hook] = []
         for hook in hooks:
             self.add_hook(hook)
@@ -210,14 +213,18 @@ class Service:
         except ServerFailing as error:
             raise ServiceFailing(str(error)) from (error.__cause__ or error)
 
-    def stop(self, graceful_timeout: float = GRACEFUL_TIMEOUT) -> None:
+    def stop(self, graceful_timeout: float | None = None) -> None:
         """Stop the servers and wait for that. Running handlers get `graceful_timeout` seconds to finish.
+
+        None is what the attribute of that name says.
 
         Calling it again, from another greenlet or thread, can make that shorter; whoever calls it may be interrupted,
         and the stop goes on. A service that does not run is left as it is. Raises `ValueError` for what is no number
         from 0 on; infinity is one.
         """
-        graceful_timeout = checked_graceful_timeout(graceful_timeout)
+        graceful_timeout = checked_graceful_timeout(
+            self.graceful_timeout if graceful_timeout is None else graceful_timeout
+        )
         if self.state in (State.NEW, State.STOPPED):
             return
         if self.state is not State.STOPPING:
@@ -252,7 +259,7 @@ class Service:
             at_once = len(signals_seen) > 1
             how = "at once" if at_once else "when the running handlers are done; a second signal stops at once"
             log.info("%s: stopping %s", number.name, how)
-            self.stop(0 if at_once else GRACEFUL_TIMEOUT)
+            self.stop(0 if at_once else None)
 
         with on_signals((signal.SIGINT, signal.SIGTERM), stop), watch_for_blocking(self.max_blocking):
             try:

@@ -229,6 +229,16 @@ def test_a_second_signal_ends_the_running_handler_at_once(start_service, start, 
     assert call.returncode == 6
 
 
+def test_the_time_that_handlers_have_in_a_stop_can_be_chosen(start_service, start):
+    service = start_service("--graceful-timeout", "0.1")
+    call = start("call", service.endpoint("slow"), "never-there", "--timeout", "30")
+    service.wait_for("handling")
+    service.process.send_signal(signal.SIGTERM)
+    assert service.ended() == 0  # it was no second signal that ended the handler
+    _, errors = call.communicate(timeout=30)
+    assert "503 Shutting down" in errors
+
+
 def test_a_service_whose_server_dies_ends_with_a_status_of_its_own(start_service, dploylib):
     service = start_service()
     dploylib("call", service.endpoint("spawn"), "with the server")
