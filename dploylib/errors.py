@@ -147,7 +147,7 @@ class ReceiveTimeout(TransportError, TimeoutError):
 class TransientError(TransportError):
     """It did not work this time: the machine has no memory, buffers or descriptors left, or a signal came between.
 
-    Trying again later may work. Nothing was sent, and no message was lost.
+    Trying again later may work. Nothing was sent.
     """
 
 

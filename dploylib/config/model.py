@@ -73,7 +73,7 @@ class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Meta(description="Socket options by lowercase name, or a list of [name, value] pairs."),
     ] = {}
     concurrency: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
         Meta(description="How many handlers may run at once. Without it, what the server declares."),
     ] = None
     timeout: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -112,6 +113,8 @@ class ReplySocket(Sender):
         """Send the reply. Raises what `Socket.send_frames` raises."""
         if self.sent:
             raise SocketStateError("cannot send: this request has been answered already")
+        if not frames:
+            raise TypeError("a reply needs at least one frame")
         self.sent = 1  # before it waits: meanwhile nobody else may answer
         try:
             self.socket.send_frames([*self._route, *frames], timeout)
@@ -147,14 +150,17 @@ class Dispatcher:
         self.name = name
         self.socket = socket
         self.concurrency = concurrency
+        self._busy = 0  # handlers that run, where some messages are rejected
         self.counts = Counts()
         self._socket_name = description.name
         self._server = server
-        self._handler = cast(InputHandler, description.input_handler)
+        self._input_handler = self._handler = cast(InputHandler, description.input_handler)
         self._decoder = description.decoder
         self._timeout = timeout
         self._hooks = hooks or Hooks()
         self._observed = self._hooks.observe_messages
+        if self._observed:
+            self._handler = self._announce
         self._untold: Counter[str] = Counter()  # what went wrong since the log last had a line about it
         # What a message goes through; nobody pays for what was not asked for.
         self._pass: Callable[[Any, ReceivedData], Any] = self._observe if self._observed else self._serve
@@ -232,7 +238,11 @@ class Dispatcher:
             else:
                 result = self._handle_in_time(channel, received)
             if result is not None:
-                self._reply(channel, received.envelope, result, sent_before)
+                if self.must_answer and channel.sent != sent_before:
+                    raise SocketStateError(
+                        "the handler has sent a reply, and then returned another one, which is dropped"
+                    )
+                self._reply(channel, received.envelope, result)
                 return None
             if not self.must_answer or channel.sent != sent_before:
                 return None
@@ -251,16 +261,17 @@ class Dispatcher:
         except BaseException as raised:  # noqa: BLE001 - a handler may raise anything
             error = raised
         problem, tell = self._failure(error, received)
-        if not self._decided(channel, received, received.envelope, error, sent_before):
+        answered = self.must_answer and channel.sent != sent_before
+        if not self._decided(channel, received, received.envelope, error, answered):
             self._send_problem(channel, received, problem, sent_before)
-            tell()  # last, since a log may make us wait, and there a kill or a timeout of the handler may come
+            # Last, since a log may make us wait, and there a kill or a timeout of the handler may come.
+            with contextlib.suppress(gevent.Timeout):
+                tell()
         return error
 
     def _observe(self, channel: Any, received: ReceivedData) -> None:
-        """Serve, and call the hooks before and after."""
-        hooks = self._hooks
-        hooks.call("message_received", self._server, self._socket_name, received)
-        began = time.monotonic()
+        """Serve, and tell the hooks how that ended."""
+        hooks, began = self._hooks, time.monotonic()
         try:
             error = self._serve(channel, received)
         except gevent.GreenletExit:
@@ -271,6 +282,12 @@ class Dispatcher:
         else:
             self._tell_hooks(received, error, began)
 
+    def _announce(self, server: Any, channel: Any, received: ReceivedData) -> Any:
+        """Tell the hooks, and then call the handler: in its time, and with all that holds for it."""
+        timer = (gevent.Timeout,)  # that of the handler
+        self._hooks.call("message_received", server, self._socket_name, received, passing=timer)
+        return self._input_handler(server, channel, received)
+
     def _tell_hooks(self, received: ReceivedData | None, error: BaseException, began: float | None = None) -> None:
         """Tell the hooks that a message was not handled."""
         if self._observed:
@@ -278,8 +295,12 @@ class Dispatcher:
             self._hooks.call("message_failed", self._server, self._socket_name, received, error, seconds)
 
     def _serve_if_free(self, serve: Callable[[Any, ReceivedData], Any], channel: Any, received: ReceivedData) -> None:
-        if self.running <= self.concurrency:
-            serve(channel, received)
+        if self._busy < self.concurrency:
+            self._busy += 1
+            try:
+                serve(channel, received)
+            finally:
+                self._busy -= 1
             return
         busy = f"all handlers of {self.name} are busy (concurrency: {self.concurrency})"
         self._reject(channel, received, Overloaded(f"{busy}; try again later"))
@@ -289,7 +310,8 @@ class Dispatcher:
         """Answer a message that is not handled. Never waits."""
         self.counts.rejected += 1
         self._send_problem(channel, received, problem_of(error), channel.sent, 0)
-        self._tell_hooks(received, error)
+        if self._observed:  # in a greenlet, since a hook may wait, and the next one is to be told first
+            self._server.spawn(self._tell_hooks, received, error)
 
     def _handle_in_time(self, channel: Any, received: ReceivedData) -> Any:
         """Run the handler for no longer than it may, and than its caller waits."""
@@ -314,14 +336,12 @@ class Dispatcher:
             return HandlerTimeout(f"the handler of {self.name} did not finish within {self._timeout:g} s")
         return DeadlineExceeded(f"the deadline that came with the request passed before {self.name} was done")
 
-    def _reply(self, channel: Any, request: Envelope, result: Any, sent_before: int) -> None:
+    def _reply(self, channel: Any, request: Envelope, result: Any) -> None:
         """Send what a handler returned."""
         if not self.can_answer:
             kind = type(result).__name__
             self._complain("unanswerable", f"the handler of {self.name} returned {kind}, but nobody waits for a reply")
             return
-        if self.must_answer and channel.sent != sent_before:
-            raise SocketStateError("the handler has sent a reply, and then returned another one, which is dropped")
         channel.send_frames(_reply_frames(request, result), self._patience)
         self.counts.replied += 1
 
@@ -354,27 +374,38 @@ class Dispatcher:
         return self.must_answer or error.peer is None or error.peer in received.envelope.request_frames[:1]
 
     def _decided(
-        self, channel: Any, received: ReceivedData | None, request: Envelope, error: BaseException, sent_before: int
+        self, channel: Any, received: ReceivedData | None, request: Envelope, error: BaseException, answered: bool
     ) -> bool:
         """Let the server decide what to do about an error. False when it did nothing about it, or failed too."""
+        sent = channel.sent
         try:
-            answered, sent = self.must_answer and channel.sent != sent_before, channel.sent
-            with gevent.Timeout(self._timeout):
+            with gevent.Timeout(self._seconds_for(received)):
                 result = self._server.on_error(channel, received, error)
-            if result is not None and self.can_answer and not answered:
-                self._reply(channel, request, result, sent_before)
-            return result is not None or (self.must_answer and channel.sent != sent)
-        except (Exception, gevent.Timeout, gevent.GreenletExit):
+            sent_itself = self.must_answer and channel.sent != sent
+            if result is not None and self.can_answer and not (answered or sent_itself):
+                self._reply(channel, request, result)
+            return result is not None or sent_itself
+        except KeyboardInterrupt:  # for whoever runs the program
+            raise
+        except BaseException:
             log.exception("on_error of server %s failed for a message of %s", self._server.name, self.name)
         return False
+
+    def _seconds_for(self, received: ReceivedData | None) -> float | None:
+        """How long `on_error` may take: as long as the handler might, and its caller still waits."""
+        left = math.nan if received is None or received.deadline is None else received.deadline - time.monotonic()
+        if not 0 < left < math.inf:
+            return self._timeout
+        return left if self._timeout is None else min(left, self._timeout)
 
     def _refuse_malformed(self, socket: Socket, error: MalformedEnvelope) -> None:
         self.counts.malformed += 1
         channel, route = self._return_path(socket, error.frames)
+        sent_before = channel.sent
         request = Envelope("", PROBLEM_MIMETYPE, problem_of(error).to_json(), route)
         # A server that stops is not asked any more: it may take its time to decide.
-        if self._server.stopping or not self._decided(channel, None, request, error, channel.sent):
-            if self.can_answer:
+        if self._server.stopping or not self._decided(channel, None, request, error, False):
+            if self.can_answer and not (self.must_answer and channel.sent != sent_before):
                 self._send(channel, request, 0)  # the messages of the other peers must not wait for this one
             self._complain("malformed", f"{self.name} received a {error}")
         self._tell_hooks(None, error)

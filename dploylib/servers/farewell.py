@@ -84,6 +84,7 @@ class Farewell:
                     if not one.socket.readable():
                         break
                     one.turn_away(one.socket)
+        gevent.sleep(0)  # so that hooks hear of them
 
     def _hand_on(self, one: Dispatcher) -> None:
         most = one.counts.received + _most_waiting(one.socket)

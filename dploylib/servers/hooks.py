@@ -46,7 +46,10 @@ class Hook:
         """
 
     def message_received(self, server: Any, socket: str, received: Any) -> None:
-        """A handler is about to be called with what was received on the socket of this configured name."""
+        """A handler is about to be called with what was received on the socket of this configured name.
+
+        It counts as a part of the handler: its time is that of the handler's `timeout`.
+        """
 
     def message_handled(self, server: Any, socket: str, received: Any, seconds: float) -> None:
         """A handler has done its work, in so many seconds, and its reply was handed to ZeroMQ."""
@@ -54,8 +57,8 @@ class Hook:
     def message_failed(self, server: Any, socket: str, received: Any, error: BaseException, seconds: float) -> None:
         """A message was not handled: its handler failed or did not end in time, or was not even called.
 
-        `received` is None for a message that is no envelope (`MalformedEnvelope`, which has the frames). For
-        `Overloaded`, `ShuttingDown` and malformed ones, `message_received` may not have been called.
+        `received` is None for a message that is no envelope (`MalformedEnvelope`, which has the frames). For that one,
+        for `Overloaded`, `ShuttingDown` and `DeadlineExceeded`, `message_received` may not have been called.
         """
 
 
@@ -75,12 +78,14 @@ class Hooks:
         """Whether any of them wants to hear of messages. If not, no message costs anything more."""
         return any(event.startswith("message_") for event in self._by_event)
 
-    def call(self, event: str, *arguments: Any) -> None:
-        """Call the method of this name of every hook that has one."""
+    def call(self, event: str, *arguments: Any, passing: tuple[type[BaseException], ...] = ()) -> None:
+        """Call the method of this name of every hook that has one. Exceptions that are `passing` are raised."""
         for hook in self._by_event.get(event, ()):
             try:
                 getattr(hook, event)(*arguments)
-            except (Exception, gevent.Timeout):  # noqa: BLE001 - a hook may raise anything
+            except (KeyboardInterrupt, gevent.GreenletExit, *passing):  # meant for others than the hook
+                raise
+            except BaseException:  # noqa: BLE001 - a hook may raise anything
                 self._complain(hook, event)
 
     def _complain(self, hook: Hook, event: str) -> None:

@@ -12,7 +12,7 @@ from gevent.event import Event
 from gevent.pool import Group
 
 from ..config import ServerSettings
-from ..errors import DeclarationError, ServerFailing, TransportError
+from ..errors import DeclarationError, ServerFailing, TransientError, TransportError
 from ..transport import DEFAULT_LINGER, Context, Loop, ReceivedData, ReceiveLoop, Socket, SocketHandler
 from .control import ControlLink
 from .declare import Periodic, ServerDescription, SocketDescription
@@ -29,6 +29,7 @@ GRACEFUL_TIMEOUT = 30.0
 """Seconds that a stop gives to running handlers, as with gunicorn."""
 
 _SET_BY_INIT = ("name", "settings", "context", "sockets", "hooks")
+_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _LEAST_CLOSING_TIME = 0.5  # seconds for `teardown` and for flushing, each, when nothing is left of the graceful timeout
 
 
@@ -249,7 +250,10 @@ class DployServer:
 
     def _obey(self, control: ControlLink) -> None:
         while True:
-            self.stop(control.receive().graceful_timeout)
+            try:
+                self.stop(control.receive().graceful_timeout)
+            except TransientError:
+                gevent.sleep(_RETRY_PAUSE)
 
     def _guard(self, what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -315,7 +319,11 @@ class Server(DployServer):
         if description.input_handler is None:
             return
         timeout = description.timeout if info.timeout is None else info.timeout
-        refuses = (info.overload or description.overload) == "refuse"
+        overload = info.overload or description.overload
+        flaw = description.overload_flaw(overload)
+        if flaw:
+            raise DeclarationError(f"{where}: {flaw}")
+        refuses = overload == "refuse"
         make = dispatcher_class(description.socket_type)
         dispatcher = make(where, self, socket, description, concurrency, timeout, refuses, hooks)
         self._dispatchers[name] = dispatcher

@@ -13,7 +13,7 @@ from gevent.event import AsyncResult, Event
 from gevent.pool import Group
 
 from ..config import ServerSettings, Settings
-from ..errors import ServerFailing, ServiceStateError, SocketClosed
+from ..errors import ServerFailing, ServiceStateError, SocketClosed, TransientError
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.control import Stop, control_topic
 from ..servers.hooks import Hooks
@@ -25,6 +25,7 @@ __all__ = ["GreenletServerCoordinator", "ServerCoordinator", "ServerRun"]
 log = logging.getLogger(__name__)
 
 _CLOSING_TIME = 3.0  # seconds that a server has for closing after its graceful timeout, before it is killed
+_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _SUBSCRIBED = b"\x01"  # the first byte of what an XPUB receives when somebody subscribes
 
 
@@ -322,8 +323,12 @@ class ServerCoordinator:
     def _watch_readiness(self, control: Socket) -> None:
         names = {control_topic(name).encode(): name for name in self._runs}
         with contextlib.suppress(SocketClosed):  # somebody closed the context that was given
-            while control.wait_readable():
-                event = b"".join(control.receive_frames())
+            while True:
+                try:
+                    event = b"".join(control.receive_frames())
+                except TransientError:
+                    gevent.sleep(_RETRY_PAUSE)
+                    continue
                 name = names.get(event[1:])
                 if name is not None and event.startswith(_SUBSCRIBED):
                     self.server_ready(self._runs[name])

@@ -14,6 +14,7 @@ from .coordinator import ServerCoordinator, ServerRun
 
 __all__ = ["ThreadedServerCoordinator"]
 
+_CLOSING_LINGER = 0.5  # seconds; libzmq aborts when it closes with none in the middle of a message (session_base.cpp)
 _CLOSING_TIME = 1.0  # seconds to wait for a context that a thread which was left behind may still use
 
 
@@ -86,7 +87,7 @@ class _ServerThread:
 
     def close_sockets(self) -> None:
         """Close the sockets of the server. Called in the thread that made this."""
-        self._call(self._context.close, 0)
+        self._call(self._context.close, _CLOSING_LINGER)
 
     def _call(self, function: Any, *args: Any) -> None:
         """Call a function in the hub of the thread, if that still is there."""

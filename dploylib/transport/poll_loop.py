@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import math
 from typing import Any
@@ -72,7 +73,7 @@ class PollLoop:
         readable = ahead + [entry for entry in polled if entry not in ahead]
         self._handling = True
         for socket, handler in readable:
-            handler(socket)
+            contextvars.copy_context().run(handler, socket)  # so that no message knows what another one has set
         self._handling = False
         self._raise_failure()
         return len(readable)
@@ -129,7 +130,7 @@ class PollLoop:
         self._pools.append(pool)
 
         def handle(socket: Socket) -> None:
-            pool.spawn(self._try, handler, socket)
+            pool.spawn(self._try, handler, socket).name = f"receive {getattr(handler, 'name', socket)}"
             gevent.sleep(0)  # until it has received its message, which the next poll would find again
             pool.wait_available()
 

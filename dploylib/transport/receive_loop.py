@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import math
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -209,12 +211,13 @@ class _Crew:
     def _receive(self, me: Any) -> None:
         socket, handler, stopped = self._socket, self._handler, self._ending.begun.is_set
         alone, fresh_context = self._concurrency == 1, self._fresh_context
+        wait = partial(socket._wait_for_input, math.inf)  # whatever the socket's own time-out is
         in_a_row = 0
         turn_ends = monotonic() + _TURN_SECONDS
         while not stopped():
             try:
                 while not socket.readable(in_a_row > _LIKELY):
-                    self._rest(socket._wait_for_input)
+                    self._rest(wait)
                     in_a_row = 0
                     turn_ends = monotonic() + _TURN_SECONDS
             except TransientError as error:

@@ -5,8 +5,9 @@ import pytest
 import zmq
 from gevent.event import Event
 
-from dploylib.servers import Server, bind_in, connect_in
+from dploylib.servers import Hook, Server, bind_in, connect_in
 from dploylib.transport import PollLoop, ReceiveLoop
+from tests.servers.conftest import Peer
 
 ANYWHERE = "tcp://127.0.0.1:*"
 both = pytest.mark.parametrize("concurrency", [1, 10])
@@ -39,6 +40,21 @@ class Works(Server):
     @bind_in("pull", "pull")
     def pull(self, socket, received):
         self.handle(received)
+
+
+@pytest.fixture
+def inside():
+    """`inside(server, "push", "pull")`: a peer in the context of the server. What it sends is there at once (inproc)."""
+    sockets = []
+
+    def connect(server, kind, name):
+        sockets.append(server.context.zmq_context.socket(getattr(zmq, kind.upper())))
+        sockets[-1].connect(server.endpoints[name][0])
+        return Peer(sockets[-1])
+
+    yield connect
+    for socket in sockets:
+        socket.close(linger=0)
 
 
 # Those who wait for an answer ------------------------------------------------------------------------------------
@@ -108,7 +124,7 @@ def test_peers_who_never_cease_to_ask_do_not_keep_a_server(serve, peer):
     asking.kill()
 
 
-def test_requests_that_lie_ready_are_answered_when_a_server_fails(serve, peer):
+def test_requests_that_lie_ready_are_answered_when_a_server_fails(serve, inside):
     class Dies(Works):
         def setup(self):
             super().setup()
@@ -118,8 +134,8 @@ def test_requests_that_lie_ready_are_answered_when_a_server_fails(serve, peer):
             self.running.wait()
             raise KeyError("broken")
 
-    server = serve(Dies)
-    client = peer("dealer", server.endpoints["rep"][0])
+    server = serve(Dies, rep={"uri": "inproc://rep"})
+    client = inside(server, "dealer", "rep")
     for number in range(50):
         client.send(b"", b"%d" % number, b"text/plain", b"x")
     with pytest.raises(Exception, match="broken"):
@@ -127,9 +143,9 @@ def test_requests_that_lie_ready_are_answered_when_a_server_fails(serve, peer):
     assert {client.problem_in(client.receive())["status"] for _ in range(50)} == {503}
 
 
-def test_requests_that_lie_ready_are_answered_when_a_server_is_killed(serve, peer):
-    server = serve(Works)
-    client = peer("dealer", server.endpoints["rep"][0])
+def test_requests_that_lie_ready_are_answered_when_a_server_is_killed(serve, inside):
+    server = serve(Works, rep={"uri": "inproc://rep"})
+    client = inside(server, "dealer", "rep")
     for number in range(50):
         client.send(b"", b"%d" % number, b"text/plain", b"x")
     server.running.wait(10)
@@ -141,27 +157,18 @@ def test_requests_that_lie_ready_are_answered_when_a_server_is_killed(serve, pee
 
 
 @both
-def test_what_a_pull_has_received_is_handled(serve, peer, concurrency, wait_until):
-    server = serve(Works, pull={"concurrency": concurrency})
-    client = peer("push", server.endpoints["pull"][0])
+def test_what_a_pull_has_received_is_handled(serve, inside, concurrency):
+    server = serve(Works, pull={"uri": "inproc://pull", "concurrency": concurrency})
+    client = inside(server, "push", "pull")
     for number in range(100):
         client.send(b"", b"text/plain", b"%d" % number)
     server.running.wait(10)
-    _wait_until_queued(server, wait_until, 100)
     server.stop(60)
     server.go_on.set()
     serve.result(server)
     assert sorted(server.handled, key=int) == [str(number) for number in range(100)]
     if concurrency == 1:
         assert server.handled == sorted(server.handled, key=int)
-
-
-def _wait_until_queued(server, wait_until, count):
-    """Wait until libzmq has received what a peer on this machine has sent: a later peer is served after it."""
-    with server.context.zmq_context.socket(zmq.PUSH) as marker:
-        marker.connect(server.endpoints["pull"][0])
-        wait_until(lambda: marker.poll(0, zmq.POLLOUT))
-        gevent.sleep(0.05)
 
 
 @both
@@ -184,13 +191,12 @@ def test_a_pull_takes_nothing_more_from_its_peers(serve, peer, concurrency, wait
 
 
 @both
-def test_what_a_pull_has_no_time_for_is_told_to_the_log(serve, peer, concurrency, wait_until, caplog):
-    server = serve(Works, pull={"concurrency": concurrency})
-    client = peer("push", server.endpoints["pull"][0])
+def test_what_a_pull_has_no_time_for_is_told_to_the_log(serve, inside, concurrency, caplog):
+    server = serve(Works, pull={"uri": "inproc://pull", "concurrency": concurrency})
+    client = inside(server, "push", "pull")
     for number in range(100):
         client.send(b"", b"text/plain", b"%d" % number)
     server.running.wait(10)
-    _wait_until_queued(server, wait_until, 100)
     serve.stop(server, 0)
     lost = 100 - server.counts["pull"].received
     assert lost >= 90
@@ -250,3 +256,45 @@ def test_a_malformed_message_during_a_stop_is_not_decided_about(serve, peer):
     assert other.ask_problem(b"one frame")["status"] == 400
     server.go_on.set()
     serve.result(server)
+
+
+def test_what_has_come_in_the_last_moment_is_answered_too(serve, inside):
+    """After `teardown`, when nobody else runs any more."""
+
+    class AsksItself(Works):
+        def teardown(self):
+            for number in range(50):
+                self.client.send(b"", b"%d" % number, b"text/plain", b"x")
+            self._farewell._loop.kill()  # so that only the very end is left to answer
+
+    server = serve(AsksItself, rep={"uri": "inproc://rep"})
+    server.client = inside(server, "dealer", "rep")
+    serve.stop(server)
+    assert {server.client.problem_in(server.client.receive())["status"] for _ in range(50)} == {503}
+    assert server.counts["rep"].rejected == 50
+
+
+def test_hooks_that_wait_hold_up_nobody_who_is_turned_away(serve, inside):
+    told = []
+
+    class Waits(Hook):
+        def message_failed(self, server, socket, received, error, seconds):
+            told.append(received.id)
+            gevent.sleep(3600)
+
+    class Hooked(Works):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.hooks = [Waits()]
+
+    server = serve(Hooked, rep={"uri": "inproc://rep"})
+    client = inside(server, "dealer", "rep")
+    for number in range(20):
+        client.send(b"", b"%d" % number, b"text/plain", b"x")
+    server.running.wait(10)
+    server.stop(60)
+    assert {client.problem_in(client.receive())["status"] for _ in range(19)} == {503}
+    server.go_on.set()
+    assert client.receive()[-1] == b"done"
+    serve.result(server)
+    assert len(told) == 19

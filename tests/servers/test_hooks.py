@@ -1,5 +1,6 @@
 """Hooks, which are called when something happens to servers and their messages."""
 
+import asyncio
 import contextvars
 import logging
 
@@ -210,3 +211,46 @@ def test_a_log_of_messages_is_there_to_be_used(hooked, peer, caplog):
     assert lines[0].startswith("tested.rep handled text/plain of 4 bytes with id 'id 1' in ")
     assert lines[1].startswith("tested.rep did not handle text/plain of 5 bytes: KeyError after ")
     assert lines[2] == "tested.rep did not handle a malformed message: MalformedEnvelope after 0.0 ms"
+
+
+@both
+@pytest.mark.parametrize("what", ["SystemExit", "CancelledError", "waits too long", "is killed"])
+def test_whatever_a_hook_does_before_the_handler_the_request_is_answered(hooked, peer, concurrency, what, caplog):
+    class Unruly(Hook):
+        def message_received(self, server, socket, received):
+            if received.text != "unruly":
+                return
+            if what == "SystemExit":
+                raise SystemExit(1)
+            if what == "CancelledError":
+                raise asyncio.CancelledError
+            if what == "is killed":
+                gevent.getcurrent().kill()
+            gevent.sleep(3600)
+
+    server = hooked(Works, Unruly(), rep={"concurrency": concurrency, "timeout": 0.05})
+    client = peer("req", server.endpoints["rep"][0])
+    reply = client.ask(b"", b"text/plain", b"unruly")
+    if what in ("SystemExit", "CancelledError"):
+        assert reply[-1] == b"unruly"
+        assert "message_received of the hook Unruly failed" in caplog.text
+    else:
+        assert client.problem_in(reply)["status"] == (504 if what == "waits too long" else 500)
+    assert client.ask_text("good") == "good"
+
+
+@both
+def test_a_hook_that_waits_when_a_stop_is_out_of_time_leaves_nobody_without_an_answer(hooked, serve, peer, concurrency):
+    began = Event()
+
+    class Waits(Hook):
+        def message_received(self, server, socket, received):
+            began.set()
+            gevent.sleep(3600)
+
+    server = hooked(Works, Waits(), rep={"concurrency": concurrency})
+    client = peer("req", server.endpoints["rep"][0])
+    client.send(b"", b"text/plain", b"good")
+    began.wait(10)
+    serve.stop(server, 0)
+    assert client.problem_in(client.receive())["type"] == "urn:dploylib:shutting-down"

@@ -778,3 +778,13 @@ def test_the_log_of_a_normal_life_is_quiet(serve, peer, caplog):
         peer("req", running.endpoints["request"][0]).ask_text("a")
         serve.stop(running)
     assert caplog.records == []
+
+
+@both
+def test_a_time_out_of_the_socket_does_not_end_the_server(serve, peer, concurrency):
+    """It is for those who receive by themselves."""
+    running = serve(Echo, request={"concurrency": concurrency, "options": {"rcvtimeo": 10}})
+    client = peer("req", running.endpoints["request"][0])
+    for _ in range(3):
+        gevent.sleep(0.03)
+        assert client.ask_text("a") == "a"

@@ -1,5 +1,7 @@
 """`on_error`, which lets a server decide what becomes of a message that was not handled."""
 
+import asyncio
+
 import gevent
 import pytest
 from gevent.event import Event
@@ -10,6 +12,7 @@ from dploylib.errors import (
     InvalidData,
     MalformedEnvelope,
     NoReply,
+    UnexpectedMimetype,
 )
 from dploylib.servers import Server, bind_in
 from dploylib.transport import Problem
@@ -19,8 +22,6 @@ both = pytest.mark.parametrize("concurrency", [1, 10])
 
 class Decides(Server):
     """Its handlers do what they are told to, and so does its on_error."""
-
-    timeout = 0.05
 
     def setup(self):
         self.seen = []
@@ -63,7 +64,7 @@ class Decides(Server):
 CASES = {
     "raise": KeyError,
     "wait": HandlerTimeout,
-    "number": Exception,  # UnexpectedMimetype
+    "number": UnexpectedMimetype,
     "nothing": NoReply,
 }
 
@@ -135,12 +136,18 @@ def test_without_a_decision_everything_is_as_without_it(serve, peer, concurrency
 
 
 @both
-@pytest.mark.parametrize("failure", ["raises", "waits too long", "returns what cannot be sent", "is killed"])
+@pytest.mark.parametrize(
+    "failure", ["raises", "leaves", "is cancelled", "waits too long", "returns what cannot be sent", "is killed"]
+)
 def test_when_it_fails_too_the_default_happens(serve, peer, concurrency, failure, caplog):
     class Fails(Decides):
         def decide(self, socket, received, error):
             if failure == "raises":
                 raise ValueError("broken")
+            if failure == "leaves":
+                raise SystemExit(1)
+            if failure == "is cancelled":
+                raise asyncio.CancelledError
             if failure == "waits too long":
                 gevent.sleep(60)
             if failure == "is killed":
@@ -193,3 +200,34 @@ def test_a_problem_is_not_answered_by_a_problem(serve, peer, concurrency):
     assert client.ask(b"", b"", b"text/plain", b"x")[-2] == b"application/problem+json"
     assert client.silent()
     assert server.counts["router"].failed == 2
+
+
+@both
+def test_a_malformed_request_that_it_has_answered_gets_no_second_answer(serve, peer, concurrency, caplog):
+    class Sends(Decides):
+        def decide(self, socket, received, error):
+            if self.fails and isinstance(error, MalformedEnvelope):
+                socket.send_text("sent")
+                raise KeyError
+            if isinstance(error, MalformedEnvelope):
+                socket.send_text("sent")
+                return "returned"
+            return None
+
+    server = serve(Sends, rep={"concurrency": concurrency})
+    client = peer("req", server.endpoints["rep"][0])
+    for server.fails in (False, True):
+        assert client.ask(b"one frame")[-1] == b"sent"
+        assert client.ask_text("good") == "good"
+    assert server.counts["rep"].undelivered == 0
+
+
+def test_a_deadline_of_the_caller_bounds_it(serve, peer, metadata_frame):
+    class Ponders(Decides):
+        def decide(self, socket, received, error):
+            gevent.sleep(3600)
+
+    server = serve(Ponders)
+    client = peer("dealer", server.endpoints["rep"][0])
+    reply = client.ask(metadata_frame(d=100), b"", b"", b"text/plain", b"raise")
+    assert client.problem_in(reply)["type"] == "urn:dploylib:handler-failed"

@@ -95,3 +95,29 @@ def test_where_nobody_could_be_told_it_is_refused(kind):
         connect_in("in", kind, overload="refuse")
     with pytest.raises(DeclarationError, match="overload is 'wait' or 'refuse', not 'drop'"):
         connect_in("in", "rep", overload="drop")
+
+
+def test_what_is_configured_is_checked_where_no_service_does_it(serve):
+    class Pulls(Server):
+        @bind_in("work", "pull")
+        def work(self, socket, received):
+            pass
+
+    with pytest.raises(DeclarationError, match=r"tested\.work: overload is 'refuse', but nothing can be sent back"):
+        serve(Pulls, work={"overload": "refuse"})
+
+
+def test_a_message_that_is_no_request_takes_nobodys_place(serve, peer, wait_until):
+    """`on_error` may take its time over a malformed one."""
+
+    class Ponders(Waits):
+        def on_error(self, socket, received, error):
+            self.go_on.wait()
+
+    server = serve(Ponders)
+    client, other = peer("req", server.endpoints["request"][0]), peer("req", server.endpoints["request"][0])
+    client.send(b"malformed")
+    wait_until(lambda: server.counts["request"].malformed)
+    assert other.ask_text("served") == "served"
+    server.go_on.set()
+    assert client.problem_in(client.receive())["status"] == 400

@@ -185,6 +185,9 @@ class Replies(Server):
         socket.send_text("sent")
         socket.send_text("sent again")
 
+    def sends_nothing(self, socket, received):
+        socket.send_frames([])
+
     def sends_and_times_out(self, socket, received):
         socket.send_text("sent")
         gevent.sleep(60)
@@ -671,3 +674,10 @@ def test_what_a_peer_that_is_gone_should_get_is_given_up_and_does_not_go_to_the_
     server.gone.set()
     wait_until(lambda: server.counts["it"].undelivered == 1)
     assert peer(kind, endpoint).ask(b"", b"text/plain", b"mine") == [b"", b"text/plain", b"mine"]
+
+
+@both
+def test_a_reply_without_frames_is_refused(ask, concurrency):
+    """A REQ would wait for it for ever."""
+    ask = ask(concurrency)
+    assert ask("sends_nothing")[-2] == b"application/problem+json"
