@@ -170,7 +170,7 @@ class NoReply(DployError):
 
 
 class Overloaded(DployError):
-    """As many handlers run as may, and the socket refuses what comes meanwhile (`overload="refuse"`)."""
+    """As many handlers run as may, and the socket rejects what comes meanwhile (`overload="reject"`)."""
 
 
 class ShuttingDown(DployError):

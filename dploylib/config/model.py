@@ -58,7 +58,7 @@ _Endpoint: TypeAlias = Annotated[
 ]
 
 
-_Overload: TypeAlias = Annotated[str, _one_of("wait", "refuse")]
+_Overload: TypeAlias = Annotated[str, _one_of("wait", "reject")]
 
 
 class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,7 +83,7 @@ class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     overload: Annotated[
         _Overload | None,
         Meta(
-            description="Whether messages wait while all handlers run, or are refused with a problem. Without it, what "
+            description="Whether messages wait while all handlers run, or are rejected with a problem. Without it, what "
             "the server declares."
         ),
     ] = None

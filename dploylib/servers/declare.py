@@ -36,7 +36,7 @@ _CANNOT_LISTEN = {
     "stream": "it receives raw bytes, which are no envelopes: receive_frames() in a greenlet of self.spawn()",
 }
 _ANSWERING = ("rep", "router", "dealer", "pair")
-_OVERLOAD = ("wait", "refuse")
+_OVERLOAD = ("wait", "reject")
 _REPLY_PATIENCE = 5000  # milliseconds
 _INLINE_PATIENCE = 200
 
@@ -47,7 +47,7 @@ class SocketDescription:
     `name` is what the configuration calls the socket; `setup_type` is "bind" or "connect". A socket with an
     `input_handler` listens; `deserializer` is what `obj=` gave. `concurrency` is how many handlers may run at once,
     `timeout` how many seconds each of them has (None: as many as it wants). `overload` says what happens to messages
-    while all of them run: "wait" lets them wait, in the queues of ZeroMQ, until their peers have to wait too; "refuse"
+    while all of them run: "wait" lets them wait, in the queues of ZeroMQ, until their peers have to wait too; "reject"
     answers each at once with a problem. `max_frames` is how many frames a message may have. `default_options` are set
     before those of the configuration, and after the `limits` that every socket of a server has.
 
@@ -111,9 +111,9 @@ class SocketDescription:
     def overload_flaw(self, overload: str) -> str | None:
         """Why this socket cannot be set to such an `overload`; None when it can."""
         if overload not in _OVERLOAD:
-            return f"overload is 'wait' or 'refuse', not {overload!r}"
-        if overload == "refuse" and self.socket_type not in _ANSWERING:
-            return f"overload is 'refuse', but nothing can be sent back on a {self.socket_type} socket"
+            return f"overload is 'wait' or 'reject', not {overload!r}"
+        if overload == "reject" and self.socket_type not in _ANSWERING:
+            return f"overload is 'reject', but nothing can be sent back on a {self.socket_type} socket"
         return None
 
     def _checked_decoder(self, declared: Any) -> ObjectDecoder | None:

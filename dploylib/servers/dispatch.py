@@ -127,7 +127,7 @@ class Dispatcher:
     """Takes each message of one listening socket to its handler, and the answer back where there is a way back.
 
     It is the handler of that socket in a receive loop. `name` says whose it is (`echo.request`), `counts` what came of
-    the messages. With `refuses`, messages that come while `concurrency` handlers run are refused; it has to be called
+    the messages. With `rejects`, messages that come while `concurrency` handlers run are rejected; it has to be called
     for them, too. This class is for sockets on which nothing can be sent back (`pull`, `sub`); its subclasses are for
     the others.
     """
@@ -144,7 +144,7 @@ class Dispatcher:
         description: SocketDescription,
         concurrency: int = 1,
         timeout: float | None = None,
-        refuses: bool = False,
+        rejects: bool = False,
         hooks: Hooks | None = None,
     ) -> None:
         self.name = name
@@ -164,7 +164,7 @@ class Dispatcher:
         self._untold: Counter[str] = Counter()  # what went wrong since the log last had a line about it
         # What a message goes through; nobody pays for what was not asked for.
         self._pass: Callable[[Any, ReceivedData], Any] = self._observe if self._observed else self._serve
-        if refuses:
+        if rejects:
             self._pass = partial(self._serve_if_free, self._pass)
 
     def __repr__(self) -> str:
@@ -304,7 +304,7 @@ class Dispatcher:
             return
         busy = f"all handlers of {self.name} are busy (concurrency: {self.concurrency})"
         self._reject(channel, received, Overloaded(f"{busy}; try again later"))
-        self._complain("rejected", f"refused a message since {busy}")
+        self._complain("rejected", f"rejected a message since {busy}")
 
     def _reject(self, channel: Any, received: ReceivedData, error: Overloaded | ShuttingDown) -> None:
         """Answer a message that is not handled. Never waits."""

@@ -80,10 +80,11 @@ class Hooks:
 
     def call(self, event: str, *arguments: Any, passing: tuple[type[BaseException], ...] = ()) -> None:
         """Call the method of this name of every hook that has one. Exceptions that are `passing` are raised."""
+        passed: tuple[type[BaseException], ...] = (KeyboardInterrupt, gevent.GreenletExit, *passing)
         for hook in self._by_event.get(event, ()):
             try:
                 getattr(hook, event)(*arguments)
-            except (KeyboardInterrupt, gevent.GreenletExit, *passing):  # meant for others than the hook
+            except passed:  # meant for others than the hook
                 raise
             except BaseException:  # noqa: BLE001 - a hook may raise anything
                 self._complain(hook, event)

@@ -323,11 +323,11 @@ class Server(DployServer):
         flaw = description.overload_flaw(overload)
         if flaw:
             raise DeclarationError(f"{where}: {flaw}")
-        refuses = overload == "refuse"
+        rejects = overload == "reject"
         make = dispatcher_class(description.socket_type)
-        dispatcher = make(where, self, socket, description, concurrency, timeout, refuses, hooks)
+        dispatcher = make(where, self, socket, description, concurrency, timeout, rejects, hooks)
         self._dispatchers[name] = dispatcher
-        self._loop.register(socket, dispatcher, concurrency + refuses)  # one to say that all the others are busy
+        self._loop.register(socket, dispatcher, concurrency + rejects)  # one to say that all the others are busy
 
     def _run(self, hooks: Hooks) -> None:
         for description in self.description.sockets.values():

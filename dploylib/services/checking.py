@@ -50,7 +50,7 @@ def _socket_problems(
         for key in ("concurrency", "timeout", "overload"):
             if getattr(info, key) is not None:
                 yield (key,), f"{key} is for sockets with a handler, and {owner} has none"
-    elif info.overload == "refuse" and (flaw := description.overload_flaw(info.overload)):
+    elif info.overload == "reject" and (flaw := description.overload_flaw(info.overload)):
         yield ("overload",), flaw
     options = []
     for option in info.option_pairs:

@@ -44,7 +44,7 @@ class Works(Server):
 
 @pytest.fixture
 def inside():
-    """`inside(server, "push", "pull")`: a peer in the context of the server. What it sends is there at once (inproc)."""
+    """`inside(server, "push", "pull")`: a peer in the server's context. What it sends is there at once (inproc)."""
     sockets = []
 
     def connect(server, kind, name):

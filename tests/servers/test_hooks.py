@@ -112,7 +112,7 @@ def test_the_life_of_a_message_is_told(hooked, serve, peer, concurrency):
 
 def test_what_is_turned_away_is_told_too(hooked, serve, peer):
     recorder = Recorder()
-    server = hooked(Works, recorder, rep={"overload": "refuse"})
+    server = hooked(Works, recorder, rep={"overload": "reject"})
     busy, refused, late = (peer("req", server.endpoints["rep"][0]) for _ in range(3))
     busy.send(b"", b"text/plain", b"wait")
     server.running.wait(10)

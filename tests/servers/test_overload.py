@@ -1,4 +1,4 @@
-"""`overload="refuse"`: what comes while all handlers are busy is told so at once."""
+"""`overload="reject"`: what comes while all handlers are busy is told so at once."""
 
 import gevent
 import pytest
@@ -14,7 +14,7 @@ class Waits(Server):
     def setup(self):
         self.go_on = Event()
 
-    @bind_in("request", "rep", overload="refuse")
+    @bind_in("request", "rep", overload="reject")
     def request(self, socket, received):
         if received.text == "wait":
             self.go_on.wait()
@@ -36,7 +36,7 @@ def test_what_comes_while_all_handlers_are_busy_is_refused(serve, peer, concurre
         assert (problem["status"], problem["type"]) == (503, "urn:dploylib:overloaded")
     assert counts.rejected == 20
     assert (
-        f"refused a message since all handlers of tested.request are busy (concurrency: {concurrency})" in caplog.text
+        f"rejected a message since all handlers of tested.request are busy (concurrency: {concurrency})" in caplog.text
     )
     assert len(caplog.records) == 1
     server.go_on.set()
@@ -81,19 +81,19 @@ def test_the_configuration_decides(serve, peer, wait_until):
 def test_it_is_declared_on_handler_classes_too(serve):
     class Busy(Handler):
         socket_type = "router"
-        overload = "refuse"
+        overload = "reject"
 
         def __call__(self, server, socket, received):
             return "done"
 
-    assert Busy.bind("a").overload == "refuse"
+    assert Busy.bind("a").overload == "reject"
 
 
 @pytest.mark.parametrize("kind", ["pull", "sub"])
 def test_where_nobody_could_be_told_it_is_refused(kind):
     with pytest.raises(DeclarationError, match=f"nothing can be sent back on a {kind} socket"):
-        connect_in("in", kind, overload="refuse")
-    with pytest.raises(DeclarationError, match="overload is 'wait' or 'refuse', not 'drop'"):
+        connect_in("in", kind, overload="reject")
+    with pytest.raises(DeclarationError, match="overload is 'wait' or 'reject', not 'drop'"):
         connect_in("in", "rep", overload="drop")
 
 
@@ -103,8 +103,8 @@ def test_what_is_configured_is_checked_where_no_service_does_it(serve):
         def work(self, socket, received):
             pass
 
-    with pytest.raises(DeclarationError, match=r"tested\.work: overload is 'refuse', but nothing can be sent back"):
-        serve(Pulls, work={"overload": "refuse"})
+    with pytest.raises(DeclarationError, match=r"tested\.work: overload is 'reject', but nothing can be sent back"):
+        serve(Pulls, work={"overload": "reject"})
 
 
 def test_a_message_that_is_no_request_takes_nobodys_place(serve, peer, wait_until):
