@@ -83,8 +83,8 @@ class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     overload: Annotated[
         _Overload | None,
         Meta(
-            description="Whether messages wait while all handlers run, or are rejected with a problem. Without it, what "
-            "the server declares."
+            description="Whether messages wait while all handlers run, or are rejected with a problem. Without it, "
+            "what the server declares."
         ),
     ] = None
     max_frames: Annotated[

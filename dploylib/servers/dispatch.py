@@ -257,6 +257,7 @@ class Dispatcher:
                 raise
             error = killed  # somebody killed the handler
         except KeyboardInterrupt:  # for whoever runs the program
+            self._send_problem(channel, received, handler_failed(self.name), sent_before, 0)
             raise
         except BaseException as raised:  # noqa: BLE001 - a handler may raise anything
             error = raised

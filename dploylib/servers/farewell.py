@@ -47,9 +47,13 @@ class Farewell:
         self._pulling: list[Dispatcher] = []
         self._loop = ReceiveLoop()
         self._turning_away: gevent.Greenlet[..., None] | None = None
+        self._handing_on: list[gevent.Greenlet[..., None]] = []
 
-    def begin(self, dispatchers: Iterable[Dispatcher]) -> None:
-        """Turn away whoever asks from now on, and let nobody push any more. Once only."""
+    def begin(self, dispatchers: Iterable[Dispatcher], after: gevent.Greenlet[..., Any] | None = None) -> None:
+        """Turn away whoever asks from now on, let nobody push any more, and hand on what was received. Once only.
+
+        The latter begins when the handlers of the socket are done, and `after` has ended.
+        """
         if self._turning_away is not None:
             return
         green = [one for one in dispatchers if one.socket.green]
@@ -60,12 +64,14 @@ class Farewell:
         for one in self._answering:
             self._loop.register(one.socket, one.turn_away)
         self._turning_away = self._spawn("turn callers away", _run, self._loop)
-
-    def hand_on_received(self) -> None:
-        """Handle what PULL sockets have received, until the time is up."""
         # Where nothing was received yet, nothing is waiting: the loop would have read it.
-        waiting = [one for one in self._pulling if one.counts.received]
-        gevent.joinall([self._spawn(f"hand on what {one.name} received", self._hand_on, one) for one in waiting])
+        for one in self._pulling:
+            if one.counts.received:
+                self._handing_on.append(self._spawn(f"hand on what {one.name} received", self._hand_on, one, after))
+
+    def finish_handing_on(self) -> None:
+        """Wait until what PULL sockets have received is handled, or the time is up."""
+        gevent.joinall(self._handing_on)
 
     def let_callers_hear(self, seconds: float) -> None:
         """Stay for those who had a reply, and ask again before they can know that they should not: seconds at most."""
@@ -86,7 +92,11 @@ class Farewell:
                     one.turn_away(one.socket)
         gevent.sleep(0)  # so that hooks hear of them
 
-    def _hand_on(self, one: Dispatcher) -> None:
+    def _hand_on(self, one: Dispatcher, after: gevent.Greenlet[..., Any] | None) -> None:
+        if after is not None:
+            gevent.wait([after, self._out_of_time], count=1)  # type: ignore[type-var]  # they share no class
+        while one.running and not self._out_of_time.wait(_QUIET):
+            pass  # one at a time, where it is so, and in their order
         most = one.counts.received + _most_waiting(one.socket)
         loop = ReceiveLoop()
         loop.register(one.socket, one, one.concurrency)
@@ -97,7 +107,7 @@ class Farewell:
         loop.kill(ENDING_TIME)
         lost = _discard(one.socket)
         if lost:
-            log.error("%d messages that %s had received were not handled: there was no time", lost, one.name)
+            log.error("%d messages that %s had received were not handled before the stop", lost, one.name)
 
     def _wait_until_quiet(self, dispatchers: Collection[Dispatcher], enough: Callable[[], bool]) -> None:
         """Wait until nothing was received for a while and nothing is being handled, or it is enough, or out of time."""

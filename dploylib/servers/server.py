@@ -167,12 +167,14 @@ class DployServer:
             finally:
                 self._shut_down()
         finally:
-            self._farewell.end()
-            self._background.kill(timeout=ENDING_TIME)
-            if self._control is not None:
-                self._control.close()
-            self.sockets.close(min(self._time_left(_LEAST_CLOSING_TIME), DEFAULT_LINGER))
-            self._stop_by = 0.0  # a stop that comes now has nothing to do
+            try:
+                self._farewell.end()
+                self._background.kill(timeout=_LEAST_CLOSING_TIME)
+            finally:  # who gave us up may kill us here
+                if self._control is not None:
+                    self._control.close()
+                self.sockets.close(min(self._time_left(_LEAST_CLOSING_TIME), DEFAULT_LINGER))
+                self._stop_by = 0.0  # a stop that comes now has nothing to do
         if self._failure is not None:
             raise self._failure
 
@@ -197,10 +199,14 @@ class DployServer:
                 self._fail("receiving", receiving.value)  # somebody killed it
             hooks.call("server_stopping", self)
             # 1. Nothing new is begun. Who asks is told so, and nobody can push any more.
-            self._farewell.begin(self._dispatchers.values())
+            # Only with our own loop it is known of each socket when its handlers are done.
+            self._farewell.begin(self._dispatchers.values(), None if type(self._loop) is ReceiveLoop else receiving)
             # 2. The handlers that run may finish, and what PULL sockets have received is handled too.
             _wait_for_one(receiving, self._out_of_time)
-            self._farewell.hand_on_received()
+            self._farewell.finish_handing_on()
+        except BaseException:  # the server was killed
+            self._out_of_time.set()
+            raise
         finally:
             if self._stop_by is None:  # it is the server that was killed
                 self._stop_by = time.monotonic()
@@ -211,7 +217,7 @@ class DployServer:
 
     def _end_handlers(self, receiving: gevent.Greenlet[..., Any]) -> None:
         self._loop.kill(ENDING_TIME)
-        receiving.join(timeout=ENDING_TIME)
+        receiving.join(timeout=_LEAST_CLOSING_TIME)
         for dispatcher in self._dispatchers.values():
             if dispatcher.running:
                 log.error(
@@ -220,11 +226,13 @@ class DployServer:
 
     def _shut_down(self) -> None:
         # 4. The background greenlets end. Until now the control socket was listened to: a second stop is quicker.
-        self._background.kill(timeout=ENDING_TIME)
-        for greenlet in self._background:
-            log.error("%s does not end although it was told to", greenlet.name)
-        # 5. The server tidies up.
-        self._tear_down()
+        try:
+            self._background.kill(timeout=ENDING_TIME)
+            for greenlet in self._background:
+                log.error("%s does not end although it was told to", greenlet.name)
+        finally:
+            # 5. The server tidies up.
+            self._tear_down()
         # 6. The sockets send what they have, and close: _live() does that, also when the server never ran.
 
     def _tear_down(self) -> None:

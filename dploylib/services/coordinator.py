@@ -24,7 +24,10 @@ __all__ = ["GreenletServerCoordinator", "ServerCoordinator", "ServerRun"]
 
 log = logging.getLogger(__name__)
 
-_CLOSING_TIME = 3.0  # seconds that a server has for closing after its graceful timeout, before it is killed
+# Seconds that a server has for closing after its graceful timeout, before it is killed: more than it allows itself for
+# ending handlers and background greenlets, and for teardown().
+_CLOSING_TIME = 7.0
+_DYING_TIME = 3.0  # seconds that it has then, before it is left behind
 _RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _SUBSCRIBED = b"\x01"  # the first byte of what an XPUB receives when somebody subscribes
 
@@ -245,6 +248,14 @@ class ServerCoordinator:
         self._stopped.wait()
 
     def _supervise(self, run: ServerRun) -> None:
+        """See to a server that has ended."""
+        try:
+            self._restart_or_fail(run)
+        finally:  # also when a hook that was killed, say, has got in between
+            if self._runs[run.name] is run and not self._stopping and not self._outcome.ready():
+                self._outcome.set_exception(_as_failure(run))
+
+    def _restart_or_fail(self, run: ServerRun) -> None:
         """Start a server that died again, in a while; or fail, if it is not to be started again."""
         restarts = self._restarts[run.name]
         delay = None if run.error is None else restarts.next_delay()  # one that ended by itself did not fail
@@ -266,7 +277,7 @@ class ServerCoordinator:
             self.server_ended(again, error)
 
     def _end_servers(self, graceful_timeout: float) -> None:
-        self._supervising.kill()
+        self._supervising.kill(timeout=_DYING_TIME)
         for run in self._alive():
             if run.ready.is_set() and self._control is not None:
                 self._control.send_obj(Stop(graceful_timeout), id=control_topic(run.name))
@@ -276,7 +287,7 @@ class ServerCoordinator:
         for run in self._alive():
             log.error("server %s did not stop within %g s, and is killed", run.name, graceful_timeout + _CLOSING_TIME)
             self.kill(run)
-        gevent.wait([run.ended for run in self._alive()], timeout=_CLOSING_TIME)
+        gevent.wait([run.ended for run in self._alive()], timeout=_DYING_TIME)
         for run in self._alive():
             self.abandon(run)
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import logging.handlers
 import multiprocessing.spawn
+import multiprocessing.util
 import os
 import pickle
 import shutil
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.process import current_process
+from multiprocessing.process import ORIGINAL_DIR, current_process  # type: ignore[attr-defined]  # not in the stubs
 from typing import Any, NamedTuple
 
 import gevent
@@ -132,7 +133,8 @@ class ProcessServerCoordinator(ServerCoordinator):
         """Kill the process, which takes no notice."""
         log.error("the process of server %s does not end, and is killed", run.name)
         self._processes[run].kill_at_once()
-        run.ended.wait()
+        if not run.ended.wait(_READING_TIME + 1):
+            super().abandon(run)
 
     def server_ready(self, run: ServerRun) -> None:
         """Called when a server has said over the control socket that it is ready."""
@@ -171,6 +173,7 @@ class _Process:
         self._subscribed = False
         self._endpoints: dict[str, list[str]] | None = None
         self._error: BaseException | None = None
+        self._has_said_why = False  # it ended
         self._popen: Any = None
         self._killed = False
 
@@ -181,7 +184,8 @@ class _Process:
         try:
             # Not in a session of its own: who stops a group of processes means this one, too.
             self._popen = subprocess.Popen(
-                [sys.executable, _SCRIPT, self._run.name, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+                [sys.executable, *_interpreter_flags(), _SCRIPT, self._run.name, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
             )
         except BaseException:
             self._channel.close()
@@ -223,32 +227,54 @@ class _Process:
 
     def _read(self) -> None:
         """Take what the process says, until it says nothing more."""
-        with self._channel.makefile("rb") as stream, contextlib.suppress(OSError, EOFError):
+        with self._channel.makefile("rb") as stream, contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
             while True:
-                kind, content = pickle.load(stream)
-                if kind == "log":
-                    logging.getLogger(content.name).handle(content)
-                elif kind == "endpoints":
-                    self._endpoints = content
-                    self._check_ready()
-                else:
-                    self._error = _unpacked(content)
+                said = pickle.load(stream)
+                try:
+                    self._hear(*pickle.loads(said))
+                except Exception:
+                    log.exception("what the process of server %s says cannot be taken", self._run.name)
+
+    def _hear(self, kind: str, content: Any) -> None:
+        if kind == "log":
+            logging.getLogger(content.name).handle(content)
+        elif kind == "endpoints":
+            self._endpoints = content
+            self._check_ready()
+        else:
+            self._has_said_why = True
+            self._error = content and _unpacked(content)
 
     def _wait(self) -> None:
         status = self._popen.wait()
-        self._reading.join(timeout=_READING_TIME)  # a process that it started may have the channel too
-        self._reading.kill()
-        self._channel.close()
-        if status and self._error is None:
-            how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-            self._error = ProcessDied(f"the process {self._popen.pid} of server {self._run.name!r} {how}")
-        self._ended(self._run, self._error)
+        try:
+            self._reading.join(timeout=_READING_TIME)  # a process that it started may have the channel too
+            self._reading.kill()
+            self._channel.close()
+        finally:
+            if not self._has_said_why and not self._killed:
+                how = f"was ended by {_signal_name(-status)}" if status < 0 else f"exited with status {status}"
+                self._error = ProcessDied(f"the process {self._popen.pid} of server {self._run.name!r} {how}")
+            self._ended(self._run, self._error)
 
     def _spawn(self, what: str, function: Callable[..., Any], *args: Any) -> gevent.Greenlet[..., Any]:
         greenlet: gevent.Greenlet[..., Any] = gevent.Greenlet(function, *args)
         greenlet.name = f"server {self._run.name}: {what}"
         greenlet.start()
         return greenlet
+
+
+def _interpreter_flags() -> list[str]:
+    """The flags of this interpreter (-O, -W, -X and so on)."""
+    flags: list[str] = multiprocessing.util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return flags
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have none
+        return f"signal {number}"
 
 
 def _pickled(run: ServerRun) -> bytes:
@@ -272,7 +298,8 @@ def _pickled(run: ServerRun) -> bytes:
         ) from error
     patched = gevent.monkey.is_module_patched("socket")
     needs_main = b"__main__" in job
-    return b"".join(map(pickle.dumps, ((sys.path, sys.argv, patched), main if needs_main else {}, job)))
+    path = [place or ORIGINAL_DIR for place in sys.path]  # '' is where we were, as multiprocessing has it
+    return b"".join(map(pickle.dumps, ((path, sys.argv, patched), main if needs_main else {}, job)))
 
 
 # In the process --------------------------------------------------------------------------------------------------
@@ -287,8 +314,7 @@ def serve_in_child(channel: Any, stream: Any) -> int:
         error = _serve(_read_job(pickle.load(stream)), coordinator)
     except BaseException as raised:  # noqa: BLE001 - the coordinator is told
         error = raised
-    if error is not None:
-        coordinator.say("error", _packed(error))
+    coordinator.say("end", error and _packed(error))
     coordinator.close()
     return int(error is not None)
 
@@ -374,7 +400,7 @@ class _Coordinator:
     def _send(self) -> None:
         with contextlib.suppress(OSError):
             while (said := self._said.get()) is not None:
-                pickle.dump(said, self._stream)
+                pickle.dump(_dumped(*said), self._stream)
                 self._stream.flush()
         self._sent.release()
 
@@ -397,6 +423,19 @@ class _ToCoordinator(logging.handlers.QueueHandler):
     def enqueue(self, record: logging.LogRecord) -> None:
         """Hand a record over."""
         self._coordinator.say("log", record)
+
+
+def _dumped(kind: str, content: Any) -> bytes:
+    """What is said, in a form that the coordinator can read: a record without what it cannot, if need be."""
+    try:
+        said = pickle.dumps((kind, content))
+        pickle.loads(said)
+    except Exception:
+        if kind != "log":
+            raise
+        plain = vars(logging.makeLogRecord({})).keys()
+        said = pickle.dumps((kind, logging.makeLogRecord({key: getattr(content, key) for key in plain})))
+    return said
 
 
 def _import_main(main: dict[str, Any]) -> None:

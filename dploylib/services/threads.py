@@ -112,6 +112,7 @@ class _ServerThread:
             error = failure
         finally:
             self._home.loop.run_callback_threadsafe(self._tell_ended, self._run, error)
+            self._context.close(_CLOSING_LINGER)  # if there is something left of it
             hub.join()
             with self._lock:
                 self._hub = None

@@ -788,3 +788,35 @@ def test_a_time_out_of_the_socket_does_not_end_the_server(serve, peer, concurren
     for _ in range(3):
         gevent.sleep(0.03)
         assert client.ask_text("a") == "a"
+
+
+def test_a_server_that_is_killed_while_it_tidies_up_closes_its_sockets(serve):
+    tidying = Event()
+
+    class Slow(Echo):
+        def teardown(self):
+            tidying.set()
+            gevent.sleep(3600)
+
+    class Stubborn(Echo):
+        def setup(self):
+            self.spawn(self.go_on)
+
+        def go_on(self):
+            try:
+                gevent.sleep(3600)
+            finally:
+                tidying.set()
+                gevent.sleep(1)
+
+        def teardown(self):
+            self.torn_down = True
+
+    for server_cls in (Slow, Stubborn):
+        tidying.clear()
+        running = serve(server_cls)
+        running.stop(60)
+        tidying.wait(10)
+        serve.greenlet(running).kill(timeout=10)
+        assert running.sockets.request.closed
+        assert server_cls is Slow or running.torn_down

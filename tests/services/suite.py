@@ -7,6 +7,7 @@ through files what happened.
 
 import logging
 import os
+import threading
 from pathlib import Path
 
 import gevent
@@ -436,11 +437,30 @@ class Mortal(Flagged):
     def log(self):
         logging.getLogger("suite").warning("from %s", self.name)
 
+    def log_a_lock(self):
+        logging.getLogger("suite").warning("locked", extra={"lock": threading.Lock(), "thing": Unspeakable(1)})
+
+    def log_what_cannot_be_read(self):
+        logging.getLogger("suite").warning("odd", extra={"error": Odd(1, 2)})
+
+    def end_by_a_signal_without_a_name(self):
+        os.kill(os.getpid(), 40)
+
+    def exit_well(self):
+        os._exit(0)
+
     def block(self):
         """Let no greenlet of the hub run until the test says so."""
         self.flags.blocking.set()
         while not self.flags.go_on.is_set():
             get_original("time", "sleep")(0.01)
+
+
+class Odd(Exception):
+    """Can be pickled, but not be made again of that."""
+
+    def __init__(self, one, other):
+        super().__init__("odd")
 
 
 class Unspeakable(Exception):

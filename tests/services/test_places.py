@@ -65,6 +65,7 @@ def test_what_blocks_it_is_logged(running, wait_until, flags, caplog):
 @pytest.mark.own_hub("what blocks the hub of the test ends the test")
 def test_a_stop_does_not_wait_for_one_that_blocks(running, kind, wait_until, flags, monkeypatch, caplog):
     monkeypatch.setattr(coordinator, "_CLOSING_TIME", 0.1)
+    monkeypatch.setattr(coordinator, "_DYING_TIME", 0.1)
     service = running()
     with Socket.connect_new("req", service.endpoints["mortal"]["request"]) as client:
         client.send_text("block")
@@ -107,6 +108,35 @@ def test_what_a_process_logs_is_logged_here(running, ask, wait_until, caplog):
     [record] = [record for record in caplog.records if record.name == "suite"]
     assert record.levelno == logging.WARNING
     assert record.process != os.getpid()
+
+
+@pytest.mark.processes_only("elsewhere nothing is pickled")
+@pytest.mark.parametrize("what", ["log_a_lock", "log_what_cannot_be_read"])
+def test_a_record_with_what_cannot_be_pickled_is_logged_without_it(running, ask, wait_until, what, caplog):
+    service = running()
+    with caplog.at_level(logging.WARNING):
+        assert ask(service.endpoints["mortal"]["request"], what) == what
+        assert ask(service.endpoints["mortal"]["request"], "log") == "log"
+        wait_until(lambda: "from mortal" in caplog.text)
+    assert caplog.records[0].getMessage() in ("locked", "odd")
+    assert not hasattr(caplog.records[0], "lock")
+
+
+@pytest.mark.processes_only("they have the log of another one")
+def test_a_log_that_fails_here_does_not_make_deaf_to_a_process(running, ask, wait_until, caplog):
+    def fail(record):
+        raise ValueError("as a bad filter does")
+
+    logging.getLogger("suite").addFilter(fail)
+    try:
+        service = running()
+        assert ask(service.endpoints["mortal"]["request"], "log") == "log"
+        wait_until(lambda: "what the process of server mortal says cannot be taken" in caplog.text)
+        ask(service.endpoints["mortal"]["request"], "die")
+        with pytest.raises(ServiceFailing, match="it was asked to"):
+            service.wait()
+    finally:
+        logging.getLogger("suite").removeFilter(fail)
 
 
 @pytest.mark.processes_only("elsewhere nothing is pickled")
@@ -237,6 +267,16 @@ def test_processes_end_when_their_parent_is_gone_however_that_came(script, how, 
     with gevent.Timeout(30):
         while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
             gevent.sleep(0.01)
+
+
+def test_processes_have_the_flags_of_the_interpreter(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(
+        GUARDED.replace("print(os.getpid(), flush=True)", "print(sys.flags.optimize, flush=True); os._exit(1)")
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-O", str(path)], capture_output=True, text=True, env=env, timeout=30)
+    assert ended.stdout == "1\n"
 
 
 def test_a_script_that_starts_a_service_whenever_it_is_imported_is_told_so(script):

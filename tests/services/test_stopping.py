@@ -299,6 +299,7 @@ def test_start_and_stop_at_any_moment_of_each_other(make_service, config_for, ki
 def soon_killed(monkeypatch):
     """The patience of coordinators and servers is too long for a test."""
     monkeypatch.setattr(coordinator, "_CLOSING_TIME", 0.1)
+    monkeypatch.setattr(coordinator, "_DYING_TIME", 0.1)
     monkeypatch.setattr("dploylib.servers.server.ENDING_TIME", 0.05)
 
 

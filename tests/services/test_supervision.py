@@ -1,5 +1,6 @@
 """Servers that die and are started again."""
 
+import gc
 import signal
 
 import gevent
@@ -8,7 +9,9 @@ import pytest
 
 from dploylib.config import Settings, Supervision
 from dploylib.errors import ConfigurationError, ProcessDied, ServiceFailing
+from dploylib.servers import Hook
 from dploylib.services import State
+from dploylib.services import coordinator as coordinator_module
 from dploylib.services.supervision import Restarts
 from dploylib.transport import Socket
 from tests.services.suite import CountsRestarts, Echo, Mortal
@@ -208,7 +211,15 @@ def test_hooks_hear_of_it(supervised, ask_again, wait_until, flags):
     assert sorted(lines[-2:]) == ["echo stopped", "mortal stopped"]
 
 
-@pytest.mark.parametrize(("how", "says"), [("kill", "was ended by SIGKILL"), ("exit", "exited with status 3")])
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("kill", "was ended by SIGKILL"),
+        ("exit", "exited with status 3"),
+        ("exit_well", "exited with status 0"),
+        ("end_by_a_signal_without_a_name", "was ended by signal 40"),
+    ],
+)
 @pytest.mark.processes_only("it is processes that are ended by a signal")
 def test_a_process_that_ends_without_a_word_is_started_again(supervised, ask_again, wait_until, how, says, caplog):
     service = supervised(intensity=2)
@@ -221,7 +232,7 @@ def test_a_process_that_ends_without_a_word_is_started_again(supervised, ask_aga
             if how == "kill":
                 psutil.Process(pid).send_signal(signal.SIGKILL)
             else:
-                client.send_frames([b"", b"", b"text/plain", b"exit"])  # and no reply may come
+                client.send_frames([b"", b"", b"text/plain", how.encode()])  # and no reply may come
             wait_until(lambda count=count: service.restarts["mortal"] == count)
         assert f"the process {pid} of server 'mortal' {says}" in caplog.text
     assert ask_again(endpoint) == "hello"
@@ -230,3 +241,35 @@ def test_a_process_that_ends_without_a_word_is_started_again(supervised, ask_aga
         service.wait()
     assert isinstance(caught.value.__cause__, ProcessDied)
     assert len(pids) == 2
+
+
+@pytest.mark.greenlet_only("such a hook is not at the top level of a module")
+@pytest.mark.parametrize("how", ["kills itself", "takes no notice"])
+def test_a_hook_cannot_keep_the_service_from_failing_or_stopping(supervised, ask, wait_until, how, monkeypatch):
+    began = []
+
+    class Bad(Hook):
+        def server_restarting(self, name, error, seconds):
+            began.append(name)
+            if how == "kills itself":
+                raise gevent.GreenletExit
+            while True:
+                try:
+                    gevent.sleep(3600)
+                except gevent.GreenletExit:
+                    if len(began) > 1:
+                        raise
+                    began.append("killed")
+
+    monkeypatch.setattr(coordinator_module, "_DYING_TIME", 0.1)
+    service = supervised([Bad()])
+    ask(service.endpoints["mortal"]["request"], "die")
+    wait_until(lambda: began)
+    if how == "kills itself":
+        with pytest.raises(ServiceFailing, match="it was asked to"):
+            service.wait()
+    service.stop(0)
+    assert service.state is State.STOPPED
+    gevent.killall(
+        [one for one in gc.get_objects() if isinstance(one, gevent.Greenlet) and one.name == "supervise server mortal"]
+    )
