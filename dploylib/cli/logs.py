@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import os
+import sys
 from typing import Any
 
 from .failures import Failure, users_traceback
 
-__all__ = ["LEVELS", "JSONFormatter", "configure", "log_failure"]
+__all__ = ["LEVELS", "JSONFormatter", "configure", "drop_what_cannot_be_written", "log_failure"]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 """The names of the levels."""
@@ -56,6 +58,14 @@ def _log_uncaught(context: object, kind: type[BaseException], error: BaseExcepti
     # Not `context or`: a dead greenlet is false.
     failing = "the hub" if context is None else context
     logging.getLogger("gevent").error("%s failed", failing, exc_info=(kind, error, traceback))
+
+
+def drop_what_cannot_be_written() -> None:
+    """Let what stderr still holds go if its disk is full: else Python would exit with status 120, whatever ours is."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def log_failure(failure: Failure) -> None:

@@ -6,7 +6,7 @@ import click
 
 from .exit_codes import ExitCode
 from .failures import reported, tell
-from .logs import LEVELS, configure, log_failure
+from .logs import LEVELS, configure, drop_what_cannot_be_written, log_failure
 from .parameters import SECONDS_OR_NONE, Target, configuration, service_options
 
 __all__ = ["command"]
@@ -70,4 +70,5 @@ def command(
             service.graceful_timeout = graceful_timeout
         service.max_blocking = (service.max_blocking or 1.0) if max_blocking is None else max_blocking
         cut_short_by = service.run(**arguments)
+    drop_what_cannot_be_written()
     raise SystemExit(ExitCode[cut_short_by.name] if cut_short_by else ExitCode.OK)
