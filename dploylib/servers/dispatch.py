@@ -173,7 +173,7 @@ class Dispatcher:
     @property
     def handler_name(self) -> str:
         """The name of the method or class that handles the messages."""
-        return str(getattr(self._handler, "__qualname__", type(self._handler).__qualname__))
+        return str(getattr(self._input_handler, "__qualname__", type(self._input_handler).__qualname__))
 
     def __call__(self, socket: Socket) -> None:
         """Handle the message that can be received on the socket."""

@@ -254,3 +254,9 @@ def test_a_hook_that_waits_when_a_stop_is_out_of_time_leaves_nobody_without_an_a
     began.wait(10)
     serve.stop(server, 0)
     assert client.problem_in(client.receive())["type"] == "urn:dploylib:shutting-down"
+
+
+def test_a_handler_is_known_by_its_own_name_with_hooks_too(hooked, serve):
+    """Whoever looks for what blocks the hub wants to know it."""
+    names = [server._dispatchers["rep"].handler_name for server in (hooked(Works, Recorder()), serve(Works))]
+    assert names == ["Works.rep", "Works.rep"]
