@@ -35,7 +35,9 @@ _CANNOT_LISTEN = {
     "xpub": "it receives subscriptions, which are no envelopes: receive_frames() in a greenlet of self.spawn()",
     "stream": "it receives raw bytes, which are no envelopes: receive_frames() in a greenlet of self.spawn()",
 }
-_ANSWERING = ("rep", "router", "dealer", "pair")
+ANSWERING_TYPES = ("rep", "router", "dealer", "pair")
+"""Socket types with handlers on which something can be sent back."""
+
 _OVERLOAD = ("wait", "reject")
 _REPLY_PATIENCE = 5000  # milliseconds
 _INLINE_PATIENCE = 200
@@ -112,7 +114,7 @@ class SocketDescription:
         """Why this socket cannot be set to such an `overload`; None when it can."""
         if overload not in _OVERLOAD:
             return f"overload is 'wait' or 'reject', not {overload!r}"
-        if overload == "reject" and self.socket_type not in _ANSWERING:
+        if overload == "reject" and self.socket_type not in ANSWERING_TYPES:
             return f"overload is 'reject', but nothing can be sent back on a {self.socket_type} socket"
         return None
 

@@ -31,7 +31,7 @@ from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Pro
 from ..transport.codecs import encode
 from ..transport.envelope import adopt
 from ..transport.problems import handler_failed, is_problem, problem_of
-from .declare import InputHandler, SocketDescription
+from .declare import ANSWERING_TYPES, InputHandler, SocketDescription
 from .hooks import Hooks
 
 __all__ = [
@@ -205,7 +205,7 @@ class Dispatcher:
         except MalformedEnvelope as error:
             self._refuse_malformed(socket, error)
         else:
-            self._reject(channel, received, ShuttingDown(f"the service of {self.name} is shutting down"))
+            self._reject(channel, received, self._shutting_down())
         finally:
             counts.handled += 1
 
@@ -238,7 +238,7 @@ class Dispatcher:
             else:
                 result = self._handle_in_time(channel, received)
             if result is not None:
-                if self.must_answer and channel.sent != sent_before:
+                if self.must_answer and channel.sent != sent_before:  # as `_answered` says; a call costs every reply
                     raise SocketStateError(
                         "the handler has sent a reply, and then returned another one, which is dropped"
                     )
@@ -250,8 +250,8 @@ class Dispatcher:
         except gevent.GreenletExit as killed:
             if self._server.stopping:
                 self.counts.rejected += 1
-                farewell = ShuttingDown(f"the service of {self.name} is shutting down")
-                self._send_problem(channel, received, problem_of(farewell), sent_before, _FAREWELL_PATIENCE)
+                farewell = problem_of(self._shutting_down())
+                self._send_problem(channel, received, farewell, sent_before, _FAREWELL_PATIENCE)
                 if not self.can_answer:
                     self._complain("ended", f"a handler of {self.name} was ended: the service is shutting down")
                 raise
@@ -262,7 +262,7 @@ class Dispatcher:
         except BaseException as raised:  # noqa: BLE001 - a handler may raise anything
             error = raised
         problem, tell = self._failure(error, received)
-        answered = self.must_answer and channel.sent != sent_before
+        answered = self._answered(channel, sent_before)
         if not self._decided(channel, received, received.envelope, error, answered):
             self._send_problem(channel, received, problem, sent_before)
             # Last, since a log may make us wait, and there a kill or a timeout of the handler may come.
@@ -270,13 +270,20 @@ class Dispatcher:
                 tell()
         return error
 
+    def _answered(self, channel: Any, sent_before: int) -> bool:
+        """Whether a request was answered since then. Of other messages nobody knows how many answers they want."""
+        return self.must_answer and channel.sent != sent_before
+
+    def _shutting_down(self) -> ShuttingDown:
+        return ShuttingDown(f"the service of {self.name} is shutting down")
+
     def _observe(self, channel: Any, received: ReceivedData) -> None:
         """Serve, and tell the hooks how that ended."""
         hooks, began = self._hooks, time.monotonic()
         try:
             error = self._serve(channel, received)
         except gevent.GreenletExit:
-            self._tell_hooks(received, ShuttingDown(f"the service of {self.name} is shutting down"), began)
+            self._tell_hooks(received, self._shutting_down(), began)
             raise
         if error is None:
             hooks.call("message_handled", self._server, self._socket_name, received, time.monotonic() - began)
@@ -382,7 +389,7 @@ class Dispatcher:
         try:
             with gevent.Timeout(self._seconds_for(received)):
                 result = self._server.on_error(channel, received, error)
-            sent_itself = self.must_answer and channel.sent != sent
+            sent_itself = self._answered(channel, sent)
             if result is not None and self.can_answer and not (answered or sent_itself):
                 self._reply(channel, request, result)
             return result is not None or sent_itself
@@ -406,7 +413,7 @@ class Dispatcher:
         request = Envelope("", PROBLEM_MIMETYPE, problem_of(error).to_json(), route)
         # A server that stops is not asked any more: it may take its time to decide.
         if self._server.stopping or not self._decided(channel, None, request, error, False):
-            if self.can_answer and not (self.must_answer and channel.sent != sent_before):
+            if self.can_answer and not self._answered(channel, sent_before):
                 self._send(channel, request, 0)  # the messages of the other peers must not wait for this one
             self._complain("malformed", f"{self.name} received a {error}")
         self._tell_hooks(None, error)
@@ -422,7 +429,9 @@ class Dispatcher:
         """Answer with a problem, if there is one and the handler has not answered."""
         if problem is None or not self.can_answer:
             return
-        if channel.sent != sent_before if self.must_answer else is_problem(received.envelope):
+        if self._answered(channel, sent_before):
+            return
+        if not self.must_answer and is_problem(received.envelope):
             return  # two peers must not tell each other for ever that they do not want to hear of problems
         patience = self._patience if patience is None else patience
         self._send(channel, received.envelope.response_envelope(PROBLEM_MIMETYPE, problem.to_json()), patience)
@@ -533,4 +542,4 @@ def dispatcher_class(socket_type: str) -> type[Dispatcher]:
     """The dispatcher that fits a socket of this declared type."""
     if socket_type == "rep":
         return RepDispatcher
-    return PeerDispatcher if socket_type in ("router", "dealer", "pair") else Dispatcher
+    return PeerDispatcher if socket_type in ANSWERING_TYPES else Dispatcher
