@@ -6,7 +6,6 @@ import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import gevent
 from gevent.event import AsyncResult, Event
@@ -57,6 +56,7 @@ class ServerRun:
         self.hooks = hooks
         self.max_blocking = max_blocking
         self.server: Server | None = None
+        self.spawned = False
         self.endpoints: dict[str, list[str]] = {}
         self.ready = Event()
         self.ended = Event()
@@ -73,6 +73,23 @@ class ServerRun:
         except BaseException as error:  # noqa: BLE001 - wait() raises it
             return error
         return None
+
+    def greenlet(self, context: Context) -> gevent.Greenlet[..., BaseException | None]:
+        """A greenlet that will `serve`, in the hub in which this is called."""
+        self._serving: gevent.Greenlet[..., BaseException | None] = gevent.Greenlet(self.serve, context)
+        self._serving.name = f"server {self.name}"
+        return self._serving
+
+    def outcome(self) -> BaseException | None:
+        """What that greenlet came to. It may have been killed before it began."""
+        error: BaseException | None = self._serving.exception or self._serving.value
+        return error
+
+    def end_at_once(self) -> None:
+        """Kill that greenlet. Its handlers know what happens, and tell their callers. Called in its hub."""
+        if self.server is not None:
+            self.server.stop(0)
+        self._serving.kill(block=False)
 
     def again(self) -> ServerRun:
         """The next run of the server, at the same endpoints."""
@@ -218,7 +235,7 @@ class ServerCoordinator:
             self._watcher.name = "watch the control socket"
             for run in self._runs.values():
                 log.debug("spawning server %s", run.name)
-                self.spawn(run)
+                self._spawn(run)
                 self._check_not_stopped()
             self._wait_until_ready()
             self._started = True
@@ -247,6 +264,14 @@ class ServerCoordinator:
                 self._close()
         self._stopped.wait()
 
+    def _spawn(self, run: ServerRun) -> None:
+        run.spawned = True  # before it is: a stop may come meanwhile
+        try:
+            self.spawn(run)
+        except BaseException:
+            run.spawned = False
+            raise
+
     def _supervise(self, run: ServerRun) -> None:
         """See to a server that has ended."""
         try:
@@ -272,7 +297,7 @@ class ServerCoordinator:
         log.info("starting server %s again", run.name)
         self._runs[run.name] = again = run.again()
         try:
-            self.spawn(again)
+            self._spawn(again)
         except Exception as error:  # noqa: BLE001 - whatever it is, another try may help
             self.server_ended(again, error)
 
@@ -281,8 +306,10 @@ class ServerCoordinator:
         for run in self._alive():
             if run.ready.is_set() and self._control is not None:
                 self._control.send_obj(Stop(graceful_timeout), id=control_topic(run.name))
-            else:
+            elif run.spawned:
                 self.kill(run)
+            else:
+                self.server_ended(run, None)
         gevent.wait([run.ended for run in self._alive()], timeout=graceful_timeout + _CLOSING_TIME)
         for run in self._alive():
             log.error("server %s did not stop within %g s, and is killed", run.name, graceful_timeout + _CLOSING_TIME)
@@ -348,30 +375,15 @@ class ServerCoordinator:
 class GreenletServerCoordinator(ServerCoordinator):
     """Runs each server in a greenlet of this thread."""
 
-    def __init__(self, control_uri: str | None = None, context: Context | None = None) -> None:
-        super().__init__(control_uri, context)
-        self._greenlets: dict[ServerRun, gevent.Greenlet[..., BaseException | None]] = {}
-
     def spawn(self, run: ServerRun) -> None:
         """Run the server in a greenlet."""
-        greenlet: gevent.Greenlet[..., Any] = gevent.Greenlet(run.serve, self.context)
-        self._greenlets[run] = greenlet
-        greenlet.name = f"server {run.name}"
-        greenlet.link(lambda _: self._ended(run))  # which comes too when it is killed before it began
+        greenlet = run.greenlet(self.context)
+        greenlet.link(lambda _: self.server_ended(run, run.outcome()))  # which comes too when it is killed unbegun
         greenlet.start()
 
     def kill(self, run: ServerRun) -> None:
         """Kill the server's greenlet."""
-        if run in self._greenlets:
-            if run.server is not None:
-                run.server.stop(0)  # so that the handlers that run know what happens, and tell their callers
-            self._greenlets[run].kill(block=False)
-        else:
-            self.server_ended(run, None)  # it was never spawned
-
-    def _ended(self, run: ServerRun) -> None:
-        greenlet = self._greenlets.pop(run)
-        self.server_ended(run, greenlet.exception or greenlet.value)
+        run.end_at_once()
 
 
 def _as_failure(run: ServerRun, restarts: Restarts | None = None) -> ServerFailing:

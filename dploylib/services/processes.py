@@ -124,10 +124,7 @@ class ProcessServerCoordinator(ServerCoordinator):
 
     def kill(self, run: ServerRun) -> None:
         """End the process: it has some seconds to tell its callers, and is killed then."""
-        if run in self._processes:
-            self._processes[run].kill()
-        else:
-            self.server_ended(run, None)  # it was never spawned
+        self._processes[run].kill()
 
     def abandon(self, run: ServerRun) -> None:
         """Kill the process, which takes no notice."""
@@ -337,27 +334,19 @@ def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
     announcement = _Announcement(coordinator)
     run = ServerRun(job.name, job.server_cls, job.settings, job.control_uri, [announcement, *job.hooks])
     with Context.new() as context:
-        serving: gevent.Greenlet[..., Any] = gevent.Greenlet(run.serve, context)
-        serving.name = f"server {job.name}"
+        serving = run.greenlet(context)
 
-        def end(graceful_timeout: float) -> None:
+        def end(_: signal.Signals) -> None:
             if run.server is not None and announcement.made:
-                run.server.stop(graceful_timeout)
+                run.server.stop(GRACEFUL_TIMEOUT)
             else:
-                serving.kill(block=False)
+                run.end_at_once()
 
-        coordinator.when_gone(lambda: hub.loop.run_callback_threadsafe(gevent.spawn, _end_at_once, run, serving))
-        with on_signals((signal.SIGTERM,), lambda _: end(GRACEFUL_TIMEOUT)), watch_for_blocking(job.max_blocking):
+        coordinator.when_gone(lambda: hub.loop.run_callback_threadsafe(run.end_at_once))
+        with on_signals((signal.SIGTERM,), end), watch_for_blocking(job.max_blocking):
             serving.start()
             serving.join()
-    error: BaseException | None = serving.exception or serving.value
-    return error
-
-
-def _end_at_once(run: ServerRun, serving: gevent.Greenlet[..., Any]) -> None:
-    if run.server is not None:
-        run.server.stop(0)
-    serving.kill(block=False)
+    return run.outcome()
 
 
 class _Announcement(Hook):

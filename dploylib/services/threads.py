@@ -36,10 +36,7 @@ class ThreadedServerCoordinator(ServerCoordinator):
 
     def kill(self, run: ServerRun) -> None:
         """Kill the server's greenlet, in its own thread."""
-        if run in self._threads:
-            self._threads[run].kill()
-        else:
-            self.server_ended(run, None)  # it was never spawned
+        self._threads[run].kill()
 
     def abandon(self, run: ServerRun) -> None:
         """Leave the thread behind, without its sockets, if it lets its hub run at all."""
@@ -73,7 +70,6 @@ class _ServerThread:
         self._tell_gone = gone
         self._home: Any = gevent.get_hub()
         self._hub: Any = None  # of the thread, while others may ask it for something
-        self._greenlet: Any = None
         self._killed = False
         # Threads of the system, also where the standard library is patched to make greenlets instead.
         self._lock = gevent.monkey.get_original("_thread", "allocate_lock")()
@@ -83,7 +79,7 @@ class _ServerThread:
         """End the server. Called in the thread that made this."""
         with self._lock:
             self._killed = True
-        self._call(self._end)
+        self._call(self._run.end_at_once)
 
     def close_sockets(self) -> None:
         """Close the sockets of the server. Called in the thread that made this."""
@@ -99,15 +95,14 @@ class _ServerThread:
         hub: Any = gevent.get_hub()
         error: BaseException | None = gevent.GreenletExit()
         try:
-            self._greenlet = gevent.Greenlet(self._run.serve, self._context)
-            self._greenlet.name = f"server {self._run.name}"
+            greenlet = self._run.greenlet(self._context)
             with self._lock:
                 killed, self._hub = self._killed, hub
             if not killed:
-                self._greenlet.start()
+                greenlet.start()
                 with watch_for_blocking(self._run.max_blocking):
-                    self._greenlet.join()
-                error = self._greenlet.exception or self._greenlet.value
+                    greenlet.join()
+                error = self._run.outcome()
         except BaseException as failure:  # noqa: BLE001 - the coordinator is told
             error = failure
         finally:
@@ -118,8 +113,3 @@ class _ServerThread:
                 self._hub = None
             hub.destroy(destroy_loop=True)
             self._home.loop.run_callback_threadsafe(self._tell_gone, self._run)
-
-    def _end(self) -> None:
-        if self._run.server is not None:
-            self._run.server.stop(0)  # so that the handlers that run know what happens, and tell their callers
-        self._greenlet.kill(block=False)
