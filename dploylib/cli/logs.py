@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-from typing import Any
 
 from .failures import Failure, users_traceback
 
@@ -40,24 +39,12 @@ class JSONFormatter(logging.Formatter):
 
 def configure(level: str, form: str) -> None:
     """Log to stderr from this level on, in this form: 'text' or 'json'. Warnings and dying greenlets are logged too."""
-    import gevent
-    from gevent.monkey import get_original
+    from ..services.logs import log_all_by
 
     handler = logging.StreamHandler()
-    # Not a patched one: gevent's monitor thread logs, too, and for a lock of gevent's the hub itself cannot wait.
-    handler.lock = get_original("_thread", "RLock")()
     handler.setFormatter(JSONFormatter() if form == "json" else logging.Formatter(_TEXT_FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.captureWarnings(True)
-    hub: Any = gevent.get_hub()
-    hub.print_exception = _log_uncaught
-
-
-def _log_uncaught(context: object, kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-    """What gevent calls for an exception that nobody caught; its own prints to stderr, past the log."""
-    # Not `context or`: a dead greenlet is false.
-    failing = "the hub" if context is None else context
-    logging.getLogger("gevent").error("%s failed", failing, exc_info=(kind, error, traceback))
+    log_all_by(handler)
 
 
 def drop_what_cannot_be_written() -> None:

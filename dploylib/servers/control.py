@@ -6,9 +6,11 @@ subscription, which an XPUB gets to see, doubles as its readiness.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
-from ..transport import Context
+from ..transport import Context, ReceiveLoop
 
 __all__ = ["ControlLink", "Stop", "control_topic"]
 
@@ -26,6 +28,12 @@ class ControlLink:
         self._socket = context.socket("sub")
         self._socket.subscribe(control_topic(name))
         self._socket.connect(control_uri)
+
+    def listen(self, obey: Callable[[Stop], None]) -> None:
+        """Call `obey` with each command, until the calling greenlet is killed or the socket closed."""
+        loop = ReceiveLoop()
+        loop.register(self._socket, lambda _: obey(self.receive()))
+        loop.run()
 
     def receive(self) -> Stop:
         """Wait for the next command."""

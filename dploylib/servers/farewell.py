@@ -23,6 +23,7 @@ from gevent.event import Event
 
 from ..errors import MalformedEnvelope, TransportError
 from ..transport import ReceiveLoop, Socket
+from ..transport.spawning import spawn_named, wait_for_one
 from .dispatch import Dispatcher
 
 __all__ = ["ENDING_TIME", "Farewell"]
@@ -63,11 +64,12 @@ class Farewell:
             _cut_off(one.socket)
         for one in self._answering:
             self._loop.register(one.socket, one.turn_away)
-        self._turning_away = self._spawn("turn callers away", _run, self._loop)
+        self._turning_away = spawn_named(f"{self._owner}: turn callers away", _run, self._loop)
         # Where nothing was received yet, nothing is waiting: the loop would have read it.
         for one in self._pulling:
             if one.counts.received:
-                self._handing_on.append(self._spawn(f"hand on what {one.name} received", self._hand_on, one, after))
+                name = f"{self._owner}: hand on what {one.name} received"
+                self._handing_on.append(spawn_named(name, self._hand_on, one, after))
 
     def finish_handing_on(self) -> None:
         """Wait until what PULL sockets have received is handled, or the time is up."""
@@ -94,16 +96,16 @@ class Farewell:
 
     def _hand_on(self, one: Dispatcher, after: gevent.Greenlet[..., Any] | None) -> None:
         if after is not None:
-            gevent.wait([after, self._out_of_time], count=1)  # type: ignore[type-var]  # they share no class
+            wait_for_one(after, self._out_of_time)
         while one.running and not self._out_of_time.wait(_QUIET):
             pass  # one at a time, where it is so, and in their order
         most = one.counts.received + _most_waiting(one.socket)
         loop = ReceiveLoop()
         loop.register(one.socket, one, one.concurrency)
-        running = self._spawn(f"receive what {one.name} received", _run, loop)
+        running = spawn_named(f"{self._owner}: receive what {one.name} received", _run, loop)
         self._wait_until_quiet([one], lambda: one.counts.received >= most or running.dead)
         loop.stop()
-        gevent.wait([running, self._out_of_time], count=1)  # type: ignore[type-var]  # they share no class
+        wait_for_one(running, self._out_of_time)
         loop.kill(ENDING_TIME)
         lost = _discard(one.socket)
         if lost:
@@ -119,12 +121,6 @@ class Farewell:
             seen = received
             if self._out_of_time.wait(_QUIET):
                 return
-
-    def _spawn(self, what: str, function: Callable[..., None], *args: Any) -> gevent.Greenlet[..., None]:
-        greenlet = gevent.Greenlet(function, *args)
-        greenlet.name = f"{self._owner}: {what}"
-        greenlet.start()
-        return greenlet
 
 
 def _run(loop: ReceiveLoop) -> None:

@@ -12,9 +12,10 @@ from gevent.event import Event
 from gevent.pool import Group
 
 from ..config import ServerSettings
-from ..errors import DeclarationError, ServerFailing, TransientError, TransportError
+from ..errors import DeclarationError, ServerFailing, TransportError
 from ..transport import DEFAULT_LINGER, Context, Loop, ReceivedData, ReceiveLoop, Socket, SocketHandler
-from .control import ControlLink
+from ..transport.spawning import spawn_named, wait_for_one
+from .control import ControlLink, Stop
 from .declare import Periodic, ServerDescription, SocketDescription
 from .dispatch import Counts, Dispatcher, dispatcher_class
 from .farewell import ENDING_TIME, Farewell
@@ -29,7 +30,6 @@ GRACEFUL_TIMEOUT = 30.0
 """Seconds that a stop gives to running handlers, as with gunicorn."""
 
 _SET_BY_INIT = ("name", "settings", "context", "sockets", "hooks")
-_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _LEAST_CLOSING_TIME = 0.5  # seconds for `teardown` and for flushing, each, when nothing is left of the graceful timeout
 
 
@@ -188,13 +188,11 @@ class DployServer:
         """
         if self._control_uri is not None:
             self._control = ControlLink(self.name, self._control_uri, self.context)
-            self.spawn(self._obey, self._control)
+            self.spawn(self._control.listen, self._obey)
         # In a greenlet of its own, so that killing the server is something else than killing one of its handlers.
-        receiving = gevent.Greenlet(self._guard, "receiving", self._loop.run)
-        receiving.name = f"{self.name}: receive"
-        receiving.start()
+        receiving = spawn_named(f"{self.name}: receive", self._guard, "receiving", self._loop.run)
         try:
-            _wait_for_one(receiving, self._told_to_stop)
+            wait_for_one(receiving, self._told_to_stop)
             if isinstance(receiving.value, gevent.GreenletExit) and not self.stopping:
                 self._fail("receiving", receiving.value)  # somebody killed it
             hooks.call("server_stopping", self)
@@ -202,7 +200,7 @@ class DployServer:
             # Only with our own loop it is known of each socket when its handlers are done.
             self._farewell.begin(self._dispatchers.values(), None if type(self._loop) is ReceiveLoop else receiving)
             # 2. The handlers that run may finish, and what PULL sockets have received is handled too.
-            _wait_for_one(receiving, self._out_of_time)
+            wait_for_one(receiving, self._out_of_time)
             self._farewell.finish_handing_on()
         except BaseException:  # the server was killed
             self._out_of_time.set()
@@ -256,12 +254,8 @@ class DployServer:
         gevent.sleep(seconds)
         self._out_of_time.set()
 
-    def _obey(self, control: ControlLink) -> None:
-        while True:
-            try:
-                self.stop(control.receive().graceful_timeout)
-            except TransientError:
-                gevent.sleep(_RETRY_PAUSE)
+    def _obey(self, stop: Stop) -> None:
+        self.stop(stop.graceful_timeout)
 
     def _guard(self, what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -362,11 +356,6 @@ class Server(DployServer):
                 periodic.function(self)
             except (Exception, gevent.Timeout):
                 log.exception("%s.%s failed; it is called again in %g s", self.name, attribute, periodic.seconds)
-
-
-def _wait_for_one(*things: Any) -> None:
-    """Wait for one of these greenlets and events."""
-    gevent.wait(things, count=1)
 
 
 Server.description = ServerDescription(Server)

@@ -12,11 +12,12 @@ from gevent.event import AsyncResult, Event
 from gevent.pool import Group
 
 from ..config import ServerSettings, Settings
-from ..errors import ServerFailing, ServiceStateError, SocketClosed, TransientError
+from ..errors import ServerFailing, ServiceStateError, SocketClosed
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.control import Stop, control_topic
 from ..servers.hooks import Hooks
-from ..transport import Context, Socket
+from ..transport import Context, ReceiveLoop, Socket
+from ..transport.spawning import spawn_named
 from .supervision import Restarts
 
 __all__ = ["GreenletServerCoordinator", "ServerCoordinator", "ServerRun"]
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 # ending handlers and background greenlets, and for teardown().
 _CLOSING_TIME = 7.0
 _DYING_TIME = 3.0  # seconds that it has then, before it is left behind
-_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _SUBSCRIBED = b"\x01"  # the first byte of what an XPUB receives when somebody subscribes
 
 
@@ -114,7 +114,7 @@ class ServerCoordinator:
         self._given_context = context
         self._context: Context | None = None
         self._control: Socket | None = None
-        self._watcher: gevent.Greenlet[[Socket], None] | None = None
+        self._watcher: gevent.Greenlet[..., None] | None = None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -162,9 +162,7 @@ class ServerCoordinator:
             return
         if self._started:
             # In a greenlet: this may be the hub, in which neither hooks nor logs can wait.
-            greenlet: gevent.Greenlet[..., object] = gevent.Greenlet(self._supervise, run)
-            greenlet.name = f"supervise server {run.name}"
-            self._supervising.start(greenlet)
+            self._supervising.add(spawn_named(f"supervise server {run.name}", self._supervise, run))
         else:
             self._outcome.set_exception(_as_failure(run))  # which start() raises
 
@@ -231,8 +229,7 @@ class ServerCoordinator:
             self._check_not_stopped()
             if self._control is None:
                 raise ServiceStateError("setup_servers() comes before start()")
-            self._watcher = gevent.spawn(self._watch_readiness, self._control)
-            self._watcher.name = "watch the control socket"
+            self._watcher = spawn_named("watch the control socket", self._watch_readiness, self._control)
             for run in self._runs.values():
                 log.debug("spawning server %s", run.name)
                 self._spawn(run)
@@ -360,16 +357,17 @@ class ServerCoordinator:
 
     def _watch_readiness(self, control: Socket) -> None:
         names = {control_topic(name).encode(): name for name in self._runs}
+
+        def hear(control: Socket) -> None:
+            event = b"".join(control.receive_frames())
+            name = names.get(event[1:])
+            if name is not None and event.startswith(_SUBSCRIBED):
+                self.server_ready(self._runs[name])
+
+        loop = ReceiveLoop()
+        loop.register(control, hear)
         with contextlib.suppress(SocketClosed):  # somebody closed the context that was given
-            while True:
-                try:
-                    event = b"".join(control.receive_frames())
-                except TransientError:
-                    gevent.sleep(_RETRY_PAUSE)
-                    continue
-                name = names.get(event[1:])
-                if name is not None and event.startswith(_SUBSCRIBED):
-                    self.server_ready(self._runs[name])
+            loop.run()
 
 
 class GreenletServerCoordinator(ServerCoordinator):

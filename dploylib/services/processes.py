@@ -33,8 +33,10 @@ from ..errors import ConfigurationError, DeclarationError, DployError, ProcessDi
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.farewell import ENDING_TIME
 from ..transport import Context
+from ..transport.spawning import new_lock, spawn_named, start_thread
 from .blocking import watch_for_blocking
 from .coordinator import ServerCoordinator, ServerRun
+from .logs import log_all_by
 from .signals import on_signals
 
 __all__ = ["ProcessServerCoordinator", "serve_in_child"]
@@ -189,11 +191,12 @@ class _Process:
             raise
         finally:
             theirs.close()
-        self._reading = self._spawn("listen to the process", self._read)
-        self._spawn("wait for the process", self._wait)
+        name = f"server {self._run.name}"
+        self._reading = spawn_named(f"{name}: listen to the process", self._read)
+        spawn_named(f"{name}: wait for the process", self._wait)
         if self._killed:
             self._popen.kill()
-        self._spawn("tell the process what to do", self._channel_send, job)
+        spawn_named(f"{name}: tell the process what to do", self._channel_send, job)
 
     def is_ready(self) -> None:
         """The control socket says that the server is ready: it is, when it is known where its sockets are."""
@@ -253,12 +256,6 @@ class _Process:
                 how = f"was ended by {_signal_name(-status)}" if status < 0 else f"exited with status {status}"
                 self._error = ProcessDied(f"the process {self._popen.pid} of server {self._run.name!r} {how}")
             self._ended(self._run, self._error)
-
-    def _spawn(self, what: str, function: Callable[..., Any], *args: Any) -> gevent.Greenlet[..., Any]:
-        greenlet: gevent.Greenlet[..., Any] = gevent.Greenlet(function, *args)
-        greenlet.name = f"server {self._run.name}: {what}"
-        greenlet.start()
-        return greenlet
 
 
 def _interpreter_flags() -> list[str]:
@@ -325,11 +322,10 @@ def _read_job(pickled: bytes) -> _Job:
 
 
 def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
+    to_coordinator = _ToCoordinator(coordinator)
     logging.getLogger().setLevel(job.log_level)
-    logging.getLogger().addHandler(_ToCoordinator(coordinator))
-    logging.captureWarnings(True)
-    hub: Any = gevent.get_hub()
-    hub.print_exception = _log_uncaught
+    logging.getLogger().addHandler(to_coordinator)
+    log_all_by(to_coordinator)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the coordinator decides
     announcement = _Announcement(coordinator)
     run = ServerRun(job.name, job.server_cls, job.settings, job.control_uri, [announcement, *job.hooks])
@@ -342,7 +338,8 @@ def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
             else:
                 run.end_at_once()
 
-        coordinator.when_gone(lambda: hub.loop.run_callback_threadsafe(run.end_at_once))
+        loop = gevent.get_hub().loop
+        coordinator.when_gone(lambda: loop.run_callback_threadsafe(run.end_at_once))
         with on_signals((signal.SIGTERM,), end), watch_for_blocking(job.max_blocking):
             serving.start()
             serving.join()
@@ -369,9 +366,9 @@ class _Coordinator:
         self._channel = channel
         self._stream = channel.makefile("wb")
         self._said = gevent.monkey.get_original("queue", "SimpleQueue")()
-        self._sent = gevent.monkey.get_original("_thread", "allocate_lock")()
+        self._sent = new_lock()
         self._sent.acquire()
-        _start_thread(self._send)
+        start_thread(self._send)
 
     def say(self, kind: str, content: Any) -> None:
         """Tell it something."""
@@ -384,7 +381,7 @@ class _Coordinator:
 
     def when_gone(self, call: Callable[[], Any]) -> None:
         """Call this in another thread when the coordinator's process has ended, or wants this one to end."""
-        _start_thread(self._watch, call)
+        start_thread(self._watch, call)
 
     def _send(self) -> None:
         with contextlib.suppress(OSError):
@@ -406,7 +403,6 @@ class _ToCoordinator(logging.handlers.QueueHandler):
 
     def __init__(self, coordinator: _Coordinator) -> None:
         super().__init__(None)  # type: ignore[arg-type]  # of the queue only `enqueue` knows
-        self.lock = gevent.monkey.get_original("_thread", "RLock")()  # the monitor of a blocked hub logs, too
         self._coordinator = coordinator
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -435,16 +431,6 @@ def _import_main(main: dict[str, Any]) -> None:
         multiprocessing.spawn.prepare(main)
     finally:
         del process._inheriting
-
-
-def _start_thread(function: Callable[..., None], *args: Any) -> None:
-    """Start a thread of the system, also where the standard library is patched to make greenlets instead."""
-    gevent.monkey.get_original("_thread", "start_new_thread")(function, args)
-
-
-def _log_uncaught(context: object, kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    failing = "the hub" if context is None else context
-    logging.getLogger("gevent").error("%s failed", failing, exc_info=(kind, error, trace))
 
 
 # Errors on their way -----------------------------------------------------------------------------------------------

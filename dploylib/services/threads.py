@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import gevent
-import gevent.monkey
 from gevent.event import Event
 
 from ..transport import Context
+from ..transport.spawning import new_lock, start_thread
 from .blocking import watch_for_blocking
 from .coordinator import ServerCoordinator, ServerRun
 
@@ -71,9 +71,8 @@ class _ServerThread:
         self._home: Any = gevent.get_hub()
         self._hub: Any = None  # of the thread, while others may ask it for something
         self._killed = False
-        # Threads of the system, also where the standard library is patched to make greenlets instead.
-        self._lock = gevent.monkey.get_original("_thread", "allocate_lock")()
-        gevent.monkey.get_original("_thread", "start_new_thread")(self._main, ())
+        self._lock = new_lock()
+        start_thread(self._main)
 
     def kill(self) -> None:
         """End the server. Called in the thread that made this."""

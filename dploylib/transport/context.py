@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 import gevent
-import gevent.monkey
 import zmq
 import zmq.green
 from gevent.event import Event
@@ -15,6 +14,7 @@ from gevent.event import Event
 from ..errors import SocketClosed, TransportError
 from .options import Options, option_pairs, socket_type_constant
 from .socket import Socket
+from .spawning import start_thread
 
 __all__ = ["DEFAULT_LINGER", "Context"]
 
@@ -164,5 +164,5 @@ def _terminate(zmq_context: zmq.Context[Any]) -> Event:
                 signal.send()
 
     signal.start(finish)
-    gevent.monkey.get_original("_thread", "start_new_thread")(terminate, ())
+    start_thread(terminate)
     return terminated

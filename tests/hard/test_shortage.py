@@ -213,3 +213,15 @@ def test_what_is_no_passing_error_still_makes_the_server_fail(peer, failing, ser
     client.send_multipart([b"", b"text/plain", b"never received"])
     with gevent.Timeout(10, TimeoutError("it goes on")), pytest.raises(ServiceFailing, match="Invalid argument"):
         service.wait()
+
+
+@pytest.mark.parametrize("number", PASSING)
+def test_a_server_hears_of_the_stop_although_the_read_of_its_control_socket_fails(service, monkeypatch, caplog, number):
+    control = service.servers["echo"]._control._socket.zmq_socket
+    failing = Failing(reading._receive, number, {control})
+    monkeypatch.setattr(reading, "_receive", failing)
+    failing.times = 2
+    service.stop()
+    service.wait()
+    assert failing.failed == 2
+    assert "did not stop within" not in caplog.text
