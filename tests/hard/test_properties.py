@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dploylib.errors import MalformedEnvelope
-from dploylib.servers import Server, bind_in
 from dploylib.servers.dispatch import dispatcher_class
 from dploylib.transport import MAX_FRAMES, Envelope, Metadata, Problem, ReceivedData, Sender
+from tests.servers.echo import Echo
 
 ANY_FRAMES = st.lists(st.binary(max_size=40), min_size=1, max_size=10)
 # Arbitrary frames are hardly ever envelopes, or descriptions of a call: these often are, or nearly.
@@ -27,24 +27,6 @@ JSON = st.recursive(
     max_leaves=10,
 )
 PEER = b"\x00peer"
-
-
-class Echo(Server):
-    @bind_in("rep", "rep")
-    def rep(self, socket, received):
-        return received
-
-    @bind_in("router", "router")
-    def router(self, socket, received):
-        return received
-
-    @bind_in("dealer", "dealer")
-    def dealer(self, socket, received):
-        return received
-
-    @bind_in("pull", "pull")
-    def pull(self, socket, received):
-        return None
 
 
 class Wire(Sender):

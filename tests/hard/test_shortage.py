@@ -12,33 +12,15 @@ import pytest
 import zmq
 import zmq.green
 
-from dploylib import Server, Service, bind_in
+from dploylib import Service
 from dploylib.errors import ServiceFailing, TransientError
 from dploylib.transport import Context, PollLoop, Socket, reading, waiting
 from dploylib.transport import socket as transport_socket
 from tests.hard.running import ask, wait_until
+from tests.servers.echo import Echo
 
 PASSING = [errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE, errno.EINTR]
 KINDS = {"rep": "req", "pool": "req", "router": "req", "dealer": "dealer"}
-
-
-class Echo(Server):
-    @bind_in("rep", "rep")
-    def rep(self, socket, received):
-        return received
-
-    @bind_in("pool", "rep", concurrency=10)
-    def pool(self, socket, received):
-        gevent.sleep(0)
-        return received
-
-    @bind_in("router", "router")
-    def router(self, socket, received):
-        return received
-
-    @bind_in("dealer", "dealer")
-    def dealer(self, socket, received):
-        return received
 
 
 class Polled(Echo):

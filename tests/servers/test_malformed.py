@@ -6,28 +6,12 @@ import time
 
 import pytest
 
-from dploylib.servers import Server, bind_in, declare, dispatch
+from dploylib.servers import declare, dispatch
 from tests.hard.zmtp import Connection, message
+from tests.servers.echo import Echo
 
 
-class Everything(Server):
-    @bind_in("rep", "rep")
-    def rep(self, socket, received):
-        return received
-
-    @bind_in("router", "router")
-    def router(self, socket, received):
-        return received
-
-    @bind_in("dealer", "dealer")
-    def dealer(self, socket, received):
-        return received
-
-    @bind_in("pair", "pair")
-    def pair(self, socket, received):
-        return received
-
-    @bind_in("pull", "pull")
+class Everything(Echo):
     def pull(self, socket, received):
         self.pulled = received.text
 
