@@ -10,6 +10,7 @@ from .codecs import (
 from .context import DEFAULT_LINGER, Context
 from .envelope import MAX_FRAMES, Envelope
 from .metadata import Metadata
+from .monitor import Link, SocketEvent, SocketMonitor
 from .options import SOCKET_TYPES
 from .poll_loop import PollLoop
 from .problems import Problem
@@ -28,6 +29,7 @@ __all__ = [
     "TEXT_MIMETYPE",
     "Context",
     "Envelope",
+    "Link",
     "Loop",
     "Metadata",
     "PollLoop",
@@ -36,5 +38,7 @@ __all__ = [
     "ReceivedData",
     "Sender",
     "Socket",
+    "SocketEvent",
     "SocketHandler",
+    "SocketMonitor",
 ]

@@ -1,0 +1,105 @@
+"""The socket monitor: what becomes of the connections of a socket, as libzmq tells it (zmq_socket_monitor(3))."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final, NamedTuple
+from uuid import uuid4
+
+import zmq
+
+from .socket import Socket
+
+__all__ = ["Link", "SocketEvent", "SocketMonitor"]
+
+_FORMAT = struct.Struct("=HI")  # of the first frame: event and value; the second one is the endpoint
+_WATCHED = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+
+class SocketEvent(NamedTuple):
+    """One event of a monitor. `kind` is libzmq's own name in lowercase: `handshake_succeeded`; so is `value`."""
+
+    kind: str
+    endpoint: str
+    value: int
+
+
+class SocketMonitor:
+    """Hears what becomes of the connections of one socket from now on.
+
+    Connect and bind the socket after making it, or events are missed. There are none for inproc endpoints. It is to be
+    closed before the socket is.
+    """
+
+    def __init__(self, socket: Socket) -> None:
+        self._watched = socket._zmq_socket  # past the property: nobody else gets to use it
+        # A name of its own: pyzmq makes one of the file descriptor, which may be used again before the name is free.
+        monitor: Any = self._watched.get_monitor_socket(_WATCHED, f"inproc://monitor-{uuid4().hex}")
+        self._socket = Socket(monitor, socket.context)
+
+    def receive(self, timeout: float | None = None) -> SocketEvent:
+        """Wait for the next event. Raises `ReceiveTimeout`, or `SocketClosed`."""
+        event, endpoint = self._socket.receive_frames(timeout)
+        number, value = _FORMAT.unpack(event)
+        kind = str(zmq.Event(number).name).lower()
+        return SocketEvent(kind, endpoint.decode(errors="replace"), value)
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        if not self._watched.closed:
+            self._watched.disable_monitor()
+        self._socket.close(linger=0)
+
+
+class Link:
+    """What is known of the connection to one endpoint, from the events of a monitor. No I/O happens here.
+
+    `state` is one of the keys of `STATES`, and `connections` is how often it became "ready".
+    """
+
+    STATES: Final = {
+        "connecting": "there is no connection yet",
+        "unreachable": "no connection can be made",
+        "shaking hands": "something listens there, but has not finished the handshake of ZeroMQ",
+        "ready": "connected",
+        "handshake failed": "something listens there, but the handshake of ZeroMQ failed",
+        "rejected": "something listens there, but did not talk to a socket of this type",
+        "lost": "the connection was lost",
+    }
+    """What each state says to who waits for the connection in vain."""
+
+    def __init__(self) -> None:
+        self.state = "connecting"
+        self.connections = 0
+
+    def __repr__(self) -> str:
+        return f"<Link {self.state}>"
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a connection, and both ends have shaken hands."""
+        return self.state == "ready"
+
+    def hear(self, event: SocketEvent) -> None:
+        """Take note of an event."""
+        kind = event.kind
+        if kind == "handshake_succeeded":
+            self.state = "ready"
+            self.connections += 1
+        elif kind == "connected":
+            self.state = "shaking hands"
+        elif kind.startswith("handshake_failed"):
+            self.state = "handshake failed"
+        elif kind == "disconnected":  # when the handshake failed, that was told before
+            self.state = {"ready": "lost", "shaking hands": "rejected"}.get(self.state, self.state)
+        elif self.state in ("connecting", "lost"):  # an attempt was given up, and there will be another one
+            self.state = "unreachable" if kind == "closed" or self.state == "connecting" else "lost"
