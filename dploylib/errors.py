@@ -17,10 +17,12 @@ __all__ = [
     "AddressInUse",
     "ConfigurationError",
     "ConfigurationProblem",
+    "ConnectionLost",
     "DeadlineExceeded",
     "DeclarationError",
     "DployError",
     "EndpointError",
+    "HandlerEnded",
     "HandlerTimeout",
     "InvalidData",
     "MalformedEnvelope",
@@ -31,6 +33,8 @@ __all__ = [
     "PeerError",
     "ProcessDied",
     "ReceiveTimeout",
+    "RemoteError",
+    "RequestTimeout",
     "SendTimeout",
     "ServerFailing",
     "ServerNotInConfiguration",
@@ -151,6 +155,63 @@ class TransientError(TransportError):
     """
 
 
+# Calls of clients ----------------------------------------------------------------------------------------------
+
+
+class RequestTimeout(TransportError, TimeoutError):
+    """There was no reply by the deadline.
+
+    `endpoint` is where the request went, or would have gone; of several it has all, separated by commas. `elapsed` is
+    in seconds. `sent` is whether the request was sent, so that it may have been handled; `known` is what is known of
+    the connection.
+    """
+
+    def __init__(self, endpoint: str, elapsed: float, sent: bool, known: str) -> None:
+        what = "the request was sent, but there was no reply" if sent else "the request could not be sent"
+        super().__init__(f"{endpoint}: {what} within {elapsed:.3g} s: {known}")
+        self.endpoint = endpoint
+        self.elapsed = elapsed
+        self.sent = sent
+        self.known = known
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.endpoint, self.elapsed, self.sent, self.known)
+
+
+class ConnectionLost(TransportError, ConnectionError):
+    """The connection to `endpoint` broke after the request was sent: nobody knows whether it was handled."""
+
+    def __init__(self, endpoint: str, elapsed: float) -> None:
+        super().__init__(
+            f"{endpoint}: the connection was lost after {elapsed:.3g} s, before there was a reply; "
+            "the request may have been handled"
+        )
+        self.endpoint = endpoint
+        self.elapsed = elapsed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.endpoint, self.elapsed)
+
+
+class RemoteError(DployError):
+    """The reply is a problem (RFC 9457): what the service says about why it did not do what it was asked to.
+
+    `type` is a stable name (`urn:dploylib:handler-failed`), `status` an HTTP status number; `title` and `detail` are
+    for people. `endpoint` is who said it.
+    """
+
+    def __init__(self, endpoint: str, type: str, title: str, status: int, detail: str = "") -> None:
+        super().__init__(f"{endpoint} answered: {status} {title}{f': {detail}' if detail else ''} ({type})")
+        self.endpoint = endpoint
+        self.type = type
+        self.title = title
+        self.status = status
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.__class__, (self.endpoint, self.type, self.title, self.status, self.detail)
+
+
 # What becomes of a message that is not handled -----------------------------------------------------------------
 #
 # Nobody raises these to a caller of ours: they are what `Server.on_error` and hooks get to see, and their texts are
@@ -174,7 +235,11 @@ class Overloaded(DployError):
 
 
 class ShuttingDown(DployError):
-    """The server stops: this message came too late, or its handler did not end in time."""
+    """The server stops: this message came too late, and nothing was done about it."""
+
+
+class HandlerEnded(DployError):
+    """The server stops, and the handler did not end in time. It may have done what it was asked to, or a part of it."""
 
 
 # Declarations, servers, services -------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import gevent
 
 from ..errors import (
     DeadlineExceeded,
+    HandlerEnded,
     HandlerTimeout,
     MalformedEnvelope,
     NoReply,
@@ -29,6 +30,7 @@ from ..errors import (
 )
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
+from ..transport.deadlines import set_handler_deadline
 from ..transport.envelope import adopt
 from ..transport.problems import handler_failed, is_problem, problem_of
 from .declare import ANSWERING_TYPES, InputHandler, SocketDescription
@@ -250,7 +252,7 @@ class Dispatcher:
         except gevent.GreenletExit as killed:
             if self._server.stopping:
                 self.counts.rejected += 1
-                farewell = problem_of(self._shutting_down())
+                farewell = problem_of(self._ended())
                 self._send_problem(channel, received, farewell, sent_before, _FAREWELL_PATIENCE)
                 if not self.can_answer:
                     self._complain("ended", f"a handler of {self.name} was ended: the service is shutting down")
@@ -277,13 +279,16 @@ class Dispatcher:
     def _shutting_down(self) -> ShuttingDown:
         return ShuttingDown(f"the service of {self.name} is shutting down")
 
+    def _ended(self) -> HandlerEnded:
+        return HandlerEnded(f"the service of {self.name} is shutting down, and the handler did not end in time")
+
     def _observe(self, channel: Any, received: ReceivedData) -> None:
         """Serve, and tell the hooks how that ended."""
         hooks, began = self._hooks, time.monotonic()
         try:
             error = self._serve(channel, received)
         except gevent.GreenletExit:
-            self._tell_hooks(received, self._shutting_down(), began)
+            self._tell_hooks(received, self._ended(), began)
             raise
         if error is None:
             hooks.call("message_handled", self._server, self._socket_name, received, time.monotonic() - began)
@@ -330,6 +335,7 @@ class Dispatcher:
         if not seconds > 0:  # it may be what is no number
             raise self._exceeded(in_time)
         timer = gevent.Timeout.start_new(seconds)
+        set_handler_deadline(time.monotonic() + seconds)
         try:
             return self._handler(self._server, channel, received)
         except gevent.Timeout as error:
@@ -338,6 +344,7 @@ class Dispatcher:
             raise
         finally:
             timer.close()
+            set_handler_deadline(None)
 
     def _exceeded(self, in_time: bool) -> HandlerTimeout | DeadlineExceeded:
         if in_time:

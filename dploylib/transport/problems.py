@@ -6,6 +6,7 @@ import msgspec
 
 from ..errors import (
     DeadlineExceeded,
+    HandlerEnded,
     HandlerTimeout,
     InvalidData,
     MalformedEnvelope,
@@ -68,12 +69,15 @@ _PROBLEMS: dict[type[BaseException], tuple[str, str, int]] = {
     NoReply: ("no-reply", "No reply", 500),
     Overloaded: ("overloaded", "Overloaded", 503),
     ShuttingDown: ("shutting-down", "Shutting down", 503),
+    HandlerEnded: ("handler-ended", "Handler ended", 503),
     HandlerTimeout: ("handler-timeout", "Handler timed out", 504),
     DeadlineExceeded: ("deadline-exceeded", "Deadline exceeded", 504),
 }
 
 
-def problem_of(error: PeerError | NoReply | Overloaded | ShuttingDown | HandlerTimeout | DeadlineExceeded) -> Problem:
+def problem_of(
+    error: PeerError | NoReply | Overloaded | ShuttingDown | HandlerEnded | HandlerTimeout | DeadlineExceeded,
+) -> Problem:
     """What to tell a peer about its own mistake, or about what became of its message: all that the error says."""
     name, title, status = next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
     return Problem(f"urn:dploylib:{name}", title, status, str(error))

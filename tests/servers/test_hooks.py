@@ -8,7 +8,15 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from dploylib.errors import HandlerTimeout, MalformedEnvelope, NoReply, Overloaded, ServerFailing, ShuttingDown
+from dploylib.errors import (
+    HandlerEnded,
+    HandlerTimeout,
+    MalformedEnvelope,
+    NoReply,
+    Overloaded,
+    ServerFailing,
+    ShuttingDown,
+)
 from dploylib.servers import Hook, MessageLog, Server, bind_in
 
 both = pytest.mark.parametrize("concurrency", [1, 10])
@@ -121,12 +129,12 @@ def test_what_is_turned_away_is_told_too(hooked, serve, peer):
     assert late.ask_problem(b"", b"text/plain", b"late")["type"] == "urn:dploylib:shutting-down"
     server.stop(0)
     serve.result(server)
-    assert busy.problem_in(busy.receive())["type"] == "urn:dploylib:shutting-down"
+    assert busy.problem_in(busy.receive())["type"] == "urn:dploylib:handler-ended"
     assert recorder.events[2:] == [
         ("failed", "rep", "refused", Overloaded),
         ("stopping", "tested"),
         ("failed", "rep", "late", ShuttingDown),
-        ("failed", "rep", "wait", ShuttingDown),
+        ("failed", "rep", "wait", HandlerEnded),
         ("stopped", "tested"),
     ]
 
@@ -253,7 +261,7 @@ def test_a_hook_that_waits_when_a_stop_is_out_of_time_leaves_nobody_without_an_a
     client.send(b"", b"text/plain", b"good")
     began.wait(10)
     serve.stop(server, 0)
-    assert client.problem_in(client.receive())["type"] == "urn:dploylib:shutting-down"
+    assert client.problem_in(client.receive())["type"] == "urn:dploylib:handler-ended"
 
 
 def test_a_handler_is_known_by_its_own_name_with_hooks_too(hooked, serve):

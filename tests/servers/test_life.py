@@ -302,7 +302,7 @@ def test_on_a_poll_loop_a_handler_is_ended_and_its_caller_told_too(serve, peer, 
     client.send(b"", b"m", b"")
     running.running.wait()
     serve.stop(running, 0)
-    assert client.problem_in(client.receive())["type"] == "urn:dploylib:shutting-down"
+    assert client.problem_in(client.receive())["type"] == "urn:dploylib:handler-ended"
 
 
 @both
@@ -560,7 +560,7 @@ def test_a_handler_that_runs_over_the_time_is_ended_and_its_caller_told(serve, p
     reply = client.receive()
     problem = client.problem_in(reply)
     assert reply[0] == b"id"
-    assert (problem["status"], problem["type"]) == (503, "urn:dploylib:shutting-down")
+    assert (problem["status"], problem["type"]) == (503, "urn:dploylib:handler-ended")
 
 
 @both

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dploylib.errors import (
     DeadlineExceeded,
+    HandlerEnded,
     HandlerTimeout,
     InvalidData,
     MalformedEnvelope,
@@ -415,6 +416,7 @@ def test_a_problem_that_cannot_be_read_is_still_one(body):
         (NoReply("x"), 500, "urn:dploylib:no-reply"),
         (Overloaded("x"), 503, "urn:dploylib:overloaded"),
         (ShuttingDown("x"), 503, "urn:dploylib:shutting-down"),
+        (HandlerEnded("x"), 503, "urn:dploylib:handler-ended"),
         (HandlerTimeout("x"), 504, "urn:dploylib:handler-timeout"),
         (DeadlineExceeded("x"), 504, "urn:dploylib:deadline-exceeded"),
     ],
