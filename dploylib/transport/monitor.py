@@ -101,5 +101,5 @@ class Link:
             self.state = "handshake failed"
         elif kind == "disconnected":  # when the handshake failed, that was told before
             self.state = {"ready": "lost", "shaking hands": "rejected"}.get(self.state, self.state)
-        elif self.state in ("connecting", "lost"):  # an attempt was given up, and there will be another one
-            self.state = "unreachable" if kind == "closed" or self.state == "connecting" else "lost"
+        elif kind == "closed" or self.state == "connecting":  # an attempt has failed, and there will be another one
+            self.state = "unreachable"

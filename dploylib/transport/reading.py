@@ -18,8 +18,10 @@ from .envelope import MAX_FRAMES
 
 __all__ = ["LARGE", "ROUTING_TYPES", "TURN_TYPES", "Read", "reader_for"]
 
-Read = Callable[[Any], list[Any]]
+Read = Callable[..., list[Any]]
 """Reads a message from a socket of pyzmq, without waiting: raises `zmq.Again` when there is none.
+
+With 0 as its second argument it waits for the message as libzmq does.
 
 The frames are bytes, but for a last one of at least `LARGE` bytes, which is a `zmq.Frame`. Of too many frames it
 returns only as many as show that.
@@ -42,20 +44,20 @@ _EFSM = int(zmq.EFSM)
 _MOST = range(MAX_FRAMES + 1)
 
 
-def read_message(zmq_socket: Any) -> list[Any]:
+def read_message(zmq_socket: Any, flags: int = _DONTWAIT) -> list[Any]:
     """Read a message of any socket type."""
-    return _with_rest(zmq_socket, [], _receive(zmq_socket, _DONTWAIT, False))
+    return _with_rest(zmq_socket, [], _receive(zmq_socket, flags, False))
 
 
-def read_routed(zmq_socket: Any) -> list[Any]:
+def read_routed(zmq_socket: Any, flags: int = _DONTWAIT) -> list[Any]:
     """Read a message of a ROUTER or STREAM: behind the routing id there is always a frame (zmq_socket(3))."""
-    routing_id = _receive(zmq_socket, _DONTWAIT)
+    routing_id = _receive(zmq_socket, flags)
     return _with_rest(zmq_socket, [routing_id], _receive(zmq_socket, _DONTWAIT, False))
 
 
-def read_in_turn(zmq_socket: Any) -> list[Any]:
+def read_in_turn(zmq_socket: Any, flags: int = _DONTWAIT) -> list[Any]:
     """Read a message of a REP or REQ: it is their turn to send then, so that they refuse to read beyond its end."""
-    frames = [_receive(zmq_socket, _DONTWAIT)]
+    frames = [_receive(zmq_socket, flags)]
     try:
         frames.append(_receive(zmq_socket, _DONTWAIT))
         frame = _receive(zmq_socket, _DONTWAIT, False)  # the third of an envelope, which is mostly the last

@@ -34,22 +34,27 @@ from .ipc_lock import IpcLock, is_no_socket, lockable_path
 from .options import Options, option_constant, option_value, socket_type_name
 from .reading import LARGE, ROUTING_TYPES, TURN_TYPES, reader_for
 from .received import ReceivedData
-from .waiting import TimeIsUp, waiter_for
+from .waiting import GreenWaiter, TimeIsUp, waiter_for
 
 if TYPE_CHECKING:
     from .context import Context
 
-__all__ = ["Sender", "Socket"]
+__all__ = ["BLOCKING_SECONDS", "Sender", "Socket"]
 
 # The C methods below zmq.green and below pyzmq's Python layer.
 _send: Callable[..., None] = _CSocket.send
 _get: Callable[..., Any] = _CSocket.get
+_set: Callable[..., None] = _CSocket.set
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _SNDMORE = int(zmq.SNDMORE | zmq.DONTWAIT)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
+_RCVTIMEO = int(zmq.RCVTIMEO)
+
+BLOCKING_SECONDS = 0.1
+"""How long `Socket.receive_blocking` blocks."""
 
 _INT_MAX = 2**31 - 1
 _TRANSIENT = (errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE, errno.EINTR)
@@ -128,6 +133,7 @@ class Socket(Sender):
         self._owns_context = False
         self._deaf: set[bytes] = set()  # the peers of a ROUTER that let a message wait in vain, and read nothing since
         self._counts_drops = False
+        self._blocks_briefly = False
         self._max_frames = self._most_frames = MAX_FRAMES
         self.subscribed = False  # whether a subscription was ever made
         self.sent = 0
@@ -588,6 +594,41 @@ class Socket(Sender):
             self._waiter.receive(self.readable, timeout)
         except TimeIsUp:
             raise ReceiveTimeout(f"no message arrived on {self!r} within {timeout} s") from None
+
+    def call_back(self, function: Callable[[], None]) -> None:
+        """Call a function in the hub whenever there may be a message, from now on until the socket is closed.
+
+        For who cannot afford a greenlet that waits. It must read until the socket is not `readable`, or come back by
+        itself; it must not wait, nor raise. Nobody else may receive then, and who sends calls `look` afterwards. Raises
+        `TypeError` for a socket that blocks.
+        """
+        if not isinstance(self._waiter, GreenWaiter):
+            raise TypeError(f"there is no hub to call back from: {self!r} blocks its thread; use Context.new()")
+        self._waiter.call_back(function)
+
+    def receive_blocking(self) -> list[Any] | None:
+        """Receive as `receive_frames(copy=False)` does, and block the thread meanwhile, the hub and all its greenlets.
+
+        For who knows that none of them has anything to do. None when nothing came for `BLOCKING_SECONDS`.
+        """
+        if self._next is None:
+            if not self._blocks_briefly:
+                _set(self._zmq_socket, _RCVTIMEO, int(BLOCKING_SECONDS * 1000))
+                self._blocks_briefly = True
+            try:
+                self._next = self._read(self._zmq_socket, 0)
+            except zmq.Again:
+                return None
+            except zmq.ZMQError as error:
+                raise self._translated(error, "receive") from error
+        return self.receive_frames(copy=False)
+
+    def look(self) -> None:
+        """Let the function of `call_back` be called, as soon as the hub runs, if there is a message.
+
+        To send may take away the event that would have told the hub of it.
+        """
+        self._waiter.wake()
 
     def receive_frames(self, timeout: float | None = None, copy: bool = True) -> list[bytes]:
         """Receive one multipart message as the list of its frames. Raises `ReceiveTimeout` or `SocketClosed`.

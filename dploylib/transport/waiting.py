@@ -61,6 +61,13 @@ class Waiter(Protocol):
         """Let who waits look again, since the caller may have taken away the event that was waited for."""
 
 
+class _Callback:
+    """Stands for a reader where there is none: a function to be called."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.switch = function
+
+
 class GreenWaiter:
     """Waits on a `zmq.green` socket, so that only the greenlet waits.
 
@@ -81,7 +88,7 @@ class GreenWaiter:
         self._socket = zmq_socket
         self._receive_turn = BoundedSemaphore(1)
         self._send_turn = BoundedSemaphore(1)
-        self._reader: greenlet | None = None
+        self._reader: greenlet | _Callback | None = None
         self._writer: greenlet | None = None
         self._looks_soon = False
         self._hub = gevent.get_hub()
@@ -135,6 +142,15 @@ class GreenWaiter:
                         return
         finally:
             self.sending -= 1
+
+    def call_back(self, function: Callable[[], None]) -> None:
+        """Call a function in the hub whenever there may be a message, instead of letting somebody wait for one.
+
+        It must read until there is none, or `wake` again, and must not raise. Whoever sends must `wake` afterwards.
+        """
+        self._check_thread()
+        self._reader = _Callback(function)
+        self.wake()
 
     def wake(self) -> None:
         """Look at the events for those who wait, as soon as the caller lets the hub run."""

@@ -1,0 +1,290 @@
+"""The connection to one endpoint, over which many requests are on their way at once."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+from gevent.hub import Waiter
+
+from ..errors import ConnectionLost, MalformedEnvelope, SocketClosed, TransientError, TransportError
+from ..transport import Context, Link, Socket, SocketMonitor
+from ..transport.deadlines import handler_deadline
+from ..transport.options import Options, option_pairs
+from ..transport.socket import BLOCKING_SECONDS
+from ..transport.spawning import spawn_named
+from .diagnosis import Diagnosis
+from .retrying import Circuit, backoff
+
+__all__ = ["Call", "Connection"]
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = {
+    "linger": 0,  # nobody waits any more for the reply to what is queued when it is closed
+    "rcvhwm": 0,  # no more replies come than there are callers; at a mark, libzmq would not notice a lost connection
+    "reconnect_ivl": 100,  # milliseconds, to which libzmq adds as much again at random
+    "reconnect_ivl_max": 1000,
+    "handshake_ivl": 10_000,
+    # The kernel asks whether the machine of a silent peer is still there, as for the sockets of servers.
+    "tcp_keepalive": 1,
+    "tcp_keepalive_idle": 60,
+    "tcp_keepalive_intvl": 10,
+    "tcp_keepalive_cnt": 6,
+}
+_TURN_SECONDS = 0.002  # for which replies are handed out before other greenlets may run
+_PAUSE = 1e-9  # more than nothing, so that timers and file descriptors get their turn too
+_LIKELY = 4  # replies in a row after which another one is likely
+_STABLE = 1.0  # seconds after which a connection that breaks was a good one, and is made again at once
+
+
+class Call:
+    """One call, over all its tries. Times are on the clock of `time.monotonic`.
+
+    `frames` are those to send behind `frame`, the request frame of this try, which comes back with its reply.
+    `handler_deadline` is when the handler that makes the call is given up. `asked` is whom it was sent to last, and
+    `sent` whether it may have been handled.
+    """
+
+    __slots__ = ("asked", "began", "expires", "frame", "frames", "handler_deadline", "sent", "waiter")
+
+    def __init__(self, frames: list[Any], timeout: float) -> None:
+        self.frames = frames
+        self.began = time.monotonic()
+        self.expires = self.began + timeout
+        self.handler_deadline = handler_deadline()
+        self.frame = b""
+        self.asked: Connection | None = None
+        self.sent = False
+        self.waiter: Any = None  # gets the frames of the reply, or an exception, or None when the time is up
+
+
+class Connection:
+    """The connection to one endpoint: a DEALER, watched by a monitor, and made anew when its connection is lost.
+
+    A request is sent only when there is a connection, so that one that is lost takes with it only what was sent, and
+    all these calls are told at once. `changed` is called when `ready` may have changed. Raises `EndpointError`.
+    """
+
+    def __init__(self, uri: str, context: Context, options: Options | None, changed: Callable[[], None]) -> None:
+        self.uri = uri
+        self.link = Link()
+        self.circuit = Circuit()
+        self.calls: dict[bytes, Call] = {}  # on their way, by their request frame
+        self.late = 0  # replies for which nobody waited any more
+        self._context = context
+        self._options = [*_OPTIONS.items(), *option_pairs(options)]
+        self._changed = changed
+        self._hub = gevent.get_hub()
+        self._again = self._hub.loop.timer(_PAUSE)
+        self._quick_losses = 0
+        self._diagnosis = Diagnosis(uri)
+        self._monitored = not uri.startswith("inproc:")  # of which libzmq tells nothing
+        self._socket, self._monitor = self._open()
+        self._keeper = spawn_named(f"keep the connection to {uri}", self._keep) if self._monitored else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request can be sent."""
+        return self.link.ready or not self._monitored
+
+    def exchange(self, call: Call) -> list[Any] | None:
+        """Send a request, and return the frames of its reply, or None when there is none within its time.
+
+        Raises `ConnectionLost`; or what `Socket.send_frames` raises, and then nothing was sent.
+        """
+        self.circuit.begin()
+        self._socket.send_frames([call.frame, *call.frames], _seconds_until(call.expires))
+        call.sent = True
+        if not self.calls and self._nothing_else_runs():
+            reply = self._wait_in_libzmq(call)
+            if reply is not None:
+                return reply
+        return self._wait_in_hub(call)
+
+    def _nothing_else_runs(self) -> bool:
+        """Whether nothing could run while this greenlet waits, as in a script that knows nothing of greenlets.
+
+        That is when the hub watches nothing but our two sockets, and has nothing to call.
+        """
+        loop: Any = self._hub.loop
+        return getattr(loop, "activecnt", 0) == 2 and self._monitored and not (loop.pendingcnt or loop._callbacks)
+
+    def _wait_in_libzmq(self, call: Call) -> list[Any] | None:
+        """Wait for the reply without the hub, which would add a sixth to the time of a call.
+
+        None when none came for a moment: then the hub is to see whether something else happened.
+        """
+        if call.expires - call.began <= BLOCKING_SECONDS:
+            return None
+        try:
+            reply = self._socket.receive_blocking()
+        except (MalformedEnvelope, TransientError):
+            return None
+        if reply is None or reply[0] == call.frame:
+            return reply
+        self.late += 1
+        return None
+
+    def _wait_in_hub(self, call: Call) -> list[Any] | None:
+        call.waiter = Waiter()
+        self.calls[call.frame] = call
+        self._socket.look()
+        timer = None
+        if call.expires < math.inf:
+            timer = self._hub.loop.timer(max(0.0, call.expires - time.monotonic()))
+            timer.start(call.waiter.switch, None)
+        try:
+            return call.waiter.get()  # type: ignore[no-any-return]
+        finally:
+            if timer is not None:
+                timer.close()
+            self.calls.pop(call.frame, None)
+
+    def known(self) -> str:
+        """What is known of the connection, in words. May look why there is none, for a moment."""
+        if self.ready:
+            return "connected"
+        words = Link.STATES[self.link.state]
+        if self.link.state != "unreachable":
+            return words
+        reason = self._diagnosis.make()
+        lost = "the connection was lost, and " if self.link.connections else ""
+        return lost + words + (f": {reason}" if reason else "")
+
+    def close(self) -> None:
+        """End it. Who waits for a reply gets `SocketClosed`."""
+        if self._keeper is not None:
+            self._keeper.kill()
+        self._shut()
+        self._again.close()
+        self._fail_all(lambda _: SocketClosed(f"the client of {self.uri} was closed"))
+
+    # The connection itself -------------------------------------------------------------------------------------
+
+    def _open(self) -> tuple[Socket, SocketMonitor | None]:
+        socket = self._context.socket("dealer", self._options)
+        monitor = None
+        try:
+            if self._monitored:
+                monitor = SocketMonitor(socket)
+            socket.connect(self.uri)
+            socket.call_back(self._read)
+        except BaseException:
+            if monitor is not None:
+                monitor.close()
+            socket.close(linger=0)
+            raise
+        return socket, monitor
+
+    def _shut(self) -> None:
+        if self._monitor is not None:
+            self._monitor.close()
+        self._socket.close(linger=0)
+
+    def _keep(self) -> None:
+        """Watch the connection, and make another one when it is lost, for as long as the client is there."""
+        try:
+            while True:
+                ready_at = self._watch()
+                self._lose(ready_at is not None)
+                gevent.sleep(self._pause(ready_at))
+                self._reopen()
+        except SocketClosed:  # somebody closed the context
+            self._shut()
+            self._fail_all(lambda _: SocketClosed(f"the context of the client of {self.uri} was closed"))
+
+    def _watch(self) -> float | None:
+        """Return when the connection is lost, or could not be used: since when it was ready, or None."""
+        assert self._monitor is not None
+        ready_at = None
+        while True:
+            event = self._monitor.receive()
+            self.link.hear(event)
+            if self.link.ready and ready_at is None:
+                ready_at = time.monotonic()
+                self._changed()
+            elif event.kind == "disconnected":
+                return ready_at
+
+    def _lose(self, was_ready: bool) -> None:
+        """Hand out the replies that came before the connection broke, and fail the calls that wait for others."""
+        with contextlib.suppress(SocketClosed):
+            for call, frames in self._replies():
+                self._hub.loop.run_callback(call.waiter.switch, frames)
+        self._shut()
+        if self.calls:
+            log.warning("the connection to %s was lost with %d requests on their way", self.uri, len(self.calls))
+            self.circuit.failed()
+        elif was_ready:
+            log.info("the connection to %s was lost", self.uri)
+        now = time.monotonic()
+        self._fail_all(lambda call: ConnectionLost(self.uri, now - call.began))
+        self._changed()
+
+    def _pause(self, ready_at: float | None) -> float:
+        """How long to wait before the next connection: not at all, unless one after the other is lost."""
+        if ready_at is not None and time.monotonic() - ready_at >= _STABLE:
+            self._quick_losses = 0
+            return 0.0
+        self._quick_losses += 1
+        return backoff(self._quick_losses)
+
+    def _reopen(self) -> None:
+        tries = 0
+        while True:
+            try:
+                self._socket, self._monitor = self._open()
+                return
+            except SocketClosed:
+                raise
+            except TransportError as error:  # no descriptors are left, say
+                tries += 1
+                log.warning("cannot connect to %s: %s; trying again until it works", self.uri, error)
+                gevent.sleep(backoff(tries))
+
+    # Replies -----------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Hand out the replies that are there. Called by the hub: whoever waits for one goes on at once."""
+        turn_ends = time.monotonic() + _TURN_SECONDS
+        try:
+            for call, frames in self._replies():
+                call.waiter.switch(frames)
+                if time.monotonic() > turn_ends:
+                    self._again.start(self._read)
+                    return
+        except TransientError:  # no memory is left, say
+            self._again.start(self._read)
+        except SocketClosed:
+            pass
+
+    def _replies(self) -> Iterator[tuple[Call, list[Any]]]:
+        """The replies that are there, each with its call."""
+        socket, in_a_row = self._socket, 0
+        while socket.readable(in_a_row > _LIKELY):
+            in_a_row += 1
+            try:
+                frames = socket.receive_frames(copy=False)
+            except MalformedEnvelope as error:  # with too many frames
+                frames = error.frames
+            call = self.calls.pop(frames[0], None)
+            if call is None:  # nobody waits any more, or it is for nobody
+                self.late += 1
+            else:
+                yield call, frames
+
+    def _fail_all(self, error_for: Callable[[Call], Exception]) -> None:
+        calls, self.calls = self.calls, {}
+        for call in calls.values():
+            self._hub.loop.run_callback(call.waiter.throw, error_for(call))
+
+
+def _seconds_until(moment: float) -> float | None:
+    """The seconds that are left, as gevent wants them: None for ever."""
+    return None if moment == math.inf else max(0.0, moment - time.monotonic())
