@@ -13,7 +13,7 @@ import gevent
 from gevent.hub import Waiter
 
 from ..errors import ConnectionLost, MalformedEnvelope, SocketClosed, TransientError, TransportError
-from ..transport import Context, Link, Socket, SocketMonitor
+from ..transport import Context, Link, Metadata, Socket, SocketMonitor
 from ..transport.deadlines import handler_deadline
 from ..transport.options import Options, option_pairs
 from ..transport.socket import BLOCKING_SECONDS
@@ -37,9 +37,11 @@ _OPTIONS = {
     "tcp_keepalive_intvl": 10,
     "tcp_keepalive_cnt": 6,
 }
+_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _TURN_SECONDS = 0.002  # for which replies are handed out before other greenlets may run
 _PAUSE = 1e-9  # more than nothing, so that timers and file descriptors get their turn too
 _LIKELY = 4  # replies in a row after which another one is likely
+_SHOWN = 100  # bytes of such a frame in the log
 _STABLE = 1.0  # seconds after which a connection that breaks was a good one, and is made again at once
 
 
@@ -77,12 +79,14 @@ class Connection:
         self.circuit = Circuit()
         self.calls: dict[bytes, Call] = {}  # on their way, by their request frame
         self.late = 0  # replies for which nobody waited any more
+        self.closed = False  # by us, or with its context
         self._context = context
         self._options = [*_OPTIONS.items(), *option_pairs(options)]
         self._changed = changed
         self._hub = gevent.get_hub()
         self._again = self._hub.loop.timer(_PAUSE)
         self._quick_losses = 0
+        self._complained = False
         self._diagnosis = Diagnosis(uri)
         self._monitored = not uri.startswith("inproc:")  # of which libzmq tells nothing
         self._socket, self._monitor = self._open()
@@ -99,7 +103,12 @@ class Connection:
         Raises `ConnectionLost`; or what `Socket.send_frames` raises, and then nothing was sent.
         """
         self.circuit.begin()
-        self._socket.send_frames([call.frame, *call.frames], _seconds_until(call.expires))
+        try:
+            self._socket.send_frames([call.frame, *call.frames], _seconds_until(call.expires))
+        except SocketClosed:
+            if not self._monitored:  # else the keeper of the connection knows why
+                self._end()
+            raise
         call.sent = True
         if not self.calls and self._nothing_else_runs():
             reply = self._wait_in_libzmq(call)
@@ -128,7 +137,7 @@ class Connection:
             return None
         if reply is None or reply[0] == call.frame:
             return reply
-        self.late += 1
+        self._drop(reply)
         return None
 
     def _wait_in_hub(self, call: Call) -> list[Any] | None:
@@ -158,12 +167,12 @@ class Connection:
         return lost + words + (f": {reason}" if reason else "")
 
     def close(self) -> None:
-        """End it. Who waits for a reply gets `SocketClosed`."""
+        """End it. Who waits for a reply, or to send, gets `SocketClosed`."""
         if self._keeper is not None:
             self._keeper.kill()
-        self._shut()
+        self._end()
+        self._again.stop()
         self._again.close()
-        self._fail_all(lambda _: SocketClosed(f"the client of {self.uri} was closed"))
 
     # The connection itself -------------------------------------------------------------------------------------
 
@@ -196,15 +205,24 @@ class Connection:
                 gevent.sleep(self._pause(ready_at))
                 self._reopen()
         except SocketClosed:  # somebody closed the context
-            self._shut()
-            self._fail_all(lambda _: SocketClosed(f"the context of the client of {self.uri} was closed"))
+            self._end()
+
+    def _end(self) -> None:
+        self.closed = True
+        self._shut()
+        self._fail_all(lambda _: SocketClosed(f"the client of {self.uri}, or its context, was closed"))
+        self._changed()
 
     def _watch(self) -> float | None:
         """Return when the connection is lost, or could not be used: since when it was ready, or None."""
         assert self._monitor is not None
         ready_at = None
         while True:
-            event = self._monitor.receive()
+            try:
+                event = self._monitor.receive()
+            except TransientError:  # no memory is left, say
+                gevent.sleep(_RETRY_PAUSE)
+                continue
             self.link.hear(event)
             if self.link.ready and ready_at is None:
                 ready_at = time.monotonic()
@@ -257,12 +275,15 @@ class Connection:
             for call, frames in self._replies():
                 call.waiter.switch(frames)
                 if time.monotonic() > turn_ends:
-                    self._again.start(self._read)
-                    return
+                    break
+            else:
+                return
         except TransientError:  # no memory is left, say
-            self._again.start(self._read)
-        except SocketClosed:
             pass
+        except SocketClosed:
+            return
+        if not self.closed:
+            self._again.start(self._read)
 
     def _replies(self) -> Iterator[tuple[Call, list[Any]]]:
         """The replies that are there, each with its call."""
@@ -274,10 +295,21 @@ class Connection:
             except MalformedEnvelope as error:  # with too many frames
                 frames = error.frames
             call = self.calls.pop(frames[0], None)
-            if call is None:  # nobody waits any more, or it is for nobody
-                self.late += 1
-            else:
+            if call is not None:
                 yield call, frames
+            else:
+                self._drop(frames)
+
+    def _drop(self, frames: list[Any]) -> None:
+        """Count a reply for which nobody waits. One that was never asked for so is the peer's mistake."""
+        self.late += 1
+        if Metadata.find(map(bytes, frames[:1])) is None and not self._complained:
+            self._complained = True
+            log.warning(
+                "%s sends replies without the request frame of their request, so nobody gets them; they begin with %r",
+                self.uri,
+                bytes(frames[0])[:_SHOWN],
+            )
 
     def _fail_all(self, error_for: Callable[[Call], Exception]) -> None:
         calls, self.calls = self.calls, {}

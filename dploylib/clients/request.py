@@ -102,6 +102,8 @@ class RequestClient:
         uris = [uri] if isinstance(uri, str) else list(dict.fromkeys(uri))
         if not uris:
             raise ValueError("a client needs at least one endpoint")
+        if retries < 0:
+            raise ValueError(f"retries are a number from 0 on, not {retries!r}")
         self.timeout = _checked_timeout(timeout)
         self.retries = retries
         self._decoder = None if obj is None else ObjectDecoder(obj)
@@ -113,6 +115,7 @@ class RequestClient:
         self._calling = 0  # how many calls are in progress
         self._turn = 0
         self._closed = False
+        self._over = False  # it, or its context, was closed
         self._some_ready = Event()
         self._connections: list[Connection] = []
         try:
@@ -192,7 +195,7 @@ class RequestClient:
             pool.kill()
 
     def request_many(self, messages: Iterable[Any], **how: Any) -> list[Any]:
-        """The replies to all messages, in their call. The arguments are those of `imap`, and so is what it raises."""
+        """The replies to all messages, in their order. The arguments are those of `imap`, and so is what it raises."""
         return list(self.imap(messages, **how))
 
     # What it knows -----------------------------------------------------------------------------------------------
@@ -233,7 +236,6 @@ class RequestClient:
         self._closed = True
         for one in self._connections:
             one.close()
-        self._some_ready.set()
         if self._owns_context:
             self._context.close(linger=0)
 
@@ -268,13 +270,13 @@ class RequestClient:
 
     def _connection(self, call: Call) -> Connection:
         """The connection to send a request on. Waits until there is one."""
-        while not self._closed:
+        while not self._over:
             chosen = self._choose(call.asked)
-            if chosen is not None:
+            if chosen is not None and call.expires > time.monotonic():
                 return chosen
-            if not self._some_ready.wait(_seconds_until(call.expires)):
+            if chosen is not None or not self._some_ready.wait(_seconds_until(call.expires)):
                 raise self._timed_out(call, self._connections)
-        raise SocketClosed(f"{self!r} was closed")
+        raise SocketClosed(f"{self!r}, or its context, was closed")
 
     def _choose(self, not_again: Connection | None) -> Connection | None:
         connections = self._connections
@@ -297,7 +299,11 @@ class RequestClient:
     def _reply(self, connection: Connection, frames: list[Any]) -> ReceivedData:
         """What was received, without the frame that was ours. Raises `RemoteError`, or `MalformedEnvelope`."""
         try:
-            envelope = adopt(frames[2:] if len(frames) == 5 and not frames[1] else frames[1:])
+            if len(frames) == 5 and not frames[1]:
+                envelope = adopt(frames[2:])
+            else:
+                adopt(frames)  # which looks at all of them
+                envelope = adopt(frames[1:])
         except MalformedEnvelope:
             connection.circuit.succeeded()
             raise
@@ -343,9 +349,10 @@ class RequestClient:
 
     def _look(self) -> None:
         """Let those go on who wait for a connection, if there is one."""
-        if self.connected:
+        self._over = any(one.closed for one in self._connections)
+        if self._over or self.connected:
             self._some_ready.set()
-        elif not self._closed:
+        else:
             self._some_ready.clear()
 
 

@@ -43,15 +43,17 @@ class Circuit:
         """The state, now."""
         if not self._opened:
             return "closed"
-        return "half-open" if self._clock() >= self._open_until else "open"
+        return "half-open" if self._probing or self._clock() >= self._open_until else "open"
 
     def allows(self) -> bool:
-        """Whether a request may be sent. Who sends one calls `begin`, and then tells how it ended."""
-        return not self._opened or (not self._probing and self._clock() >= self._open_until)
+        """Whether a request may be sent. Who sends one calls `begin`, and may then tell how it ended."""
+        return not self._opened or self._clock() >= self._open_until
 
     def begin(self) -> None:
         """A request is sent."""
-        self._probing = self._opened > 0
+        if self._opened and self._clock() >= self._open_until:
+            self._probing = True
+            self._open_until = self._clock() + _FIRST_OPEN  # until another one may try, if nobody tells how this ended
 
     def succeeded(self) -> None:
         """The endpoint has answered."""
@@ -61,10 +63,10 @@ class Circuit:
     def failed(self) -> None:
         """The endpoint has not answered, lost the connection, or said that it cannot."""
         self.failures += 1
-        self._probing = False
-        if self.failures >= _THRESHOLD and self._clock() >= self._open_until:
+        if self._probing or (not self._opened and self.failures >= _THRESHOLD):
             seconds = min(_LONGEST_OPEN, _FIRST_OPEN * 2**self._opened)
             self._opened += 1
+            self._probing = False
             self._open_until = self._clock() + seconds * random.uniform(0.75, 1.25)
 
 
