@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket as network
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from .failures import Failure, tell
 if TYPE_CHECKING:
     from ..transport import Socket
 
-__all__ = ["connect", "peer_socket", "show_frames", "time_is_up"]
+__all__ = ["connect", "end_quietly_by_signals", "hint", "peer_socket", "show_frames", "time_is_up"]
 
 _SHOWN = 1000  # bytes of a frame that --verbose shows
 _WHAT_FITS = (
@@ -27,29 +26,27 @@ _WHAT_FITS = (
 )
 
 
+def end_quietly_by_signals() -> None:
+    """Let SIGTERM end the command as Ctrl-C does, so that everything is closed, and gevent print nothing about that."""
+    import gevent
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.SIGTERM))
+    hub = gevent.get_hub()
+    hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
+
+
 @contextlib.contextmanager
 def peer_socket(
     socket_type: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None
 ) -> Iterator[Socket]:
-    """A socket that is closed at the end, without sending what is still queued unless its `linger` is set.
-
-    It is a plain one, that blocks: there is nothing else to do meanwhile, and gevent prints a traceback for Ctrl-C.
-    SIGTERM ends the command as Ctrl-C does, so that an ipc file is removed.
-    """
-    import zmq
-
+    """A socket that is closed at the end, without sending what is still queued unless its `linger` is set."""
     from ..transport import Context
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.SIGTERM))
-    zmq_context = zmq.Context()
-    context = Context(zmq_context)
-    try:
+    end_quietly_by_signals()
+    with Context.new() as context:
         socket = context.socket(socket_type, options)
         socket.set_option("linger", 0)
         yield socket
-    finally:
-        context.close()
-        zmq_context.term()
 
 
 def connect(socket: Socket, uri: str, timeout: float) -> None:
@@ -57,46 +54,30 @@ def connect(socket: Socket, uri: str, timeout: float) -> None:
 
     ZMQ_IMMEDIATE would tell about the connection too, but it drops a reply that came right before the peer went away.
     """
-    import zmq
-
-    monitor: Any = socket.zmq_socket.get_monitor_socket(zmq.Event.CONNECTED | zmq.Event.HANDSHAKE_SUCCEEDED)
-    try:
-        socket.connect(uri)
-        last = _last_event(monitor, timeout)
-        if last != zmq.Event.HANDSHAKE_SUCCEEDED:
-            time_is_up(f"{uri}: {_why_not(socket, uri, last is not None, timeout)}")
-    finally:
-        socket.zmq_socket.disable_monitor()
-        monitor.close()  # disable_monitor leaves that to the garbage collector, for which term() would wait
-
-
-def _last_event(monitor: Any, timeout: float) -> int | None:
-    """What a monitor told last in `timeout` seconds, or until the handshake has succeeded."""
-    import zmq
-    from zmq.utils.monitor import recv_monitor_message
+    from ..clients.diagnosis import Diagnosis
+    from ..errors import ReceiveTimeout
+    from ..transport import Link, SocketMonitor
 
     expires = time.monotonic() + timeout
-    event = None
-    while event != zmq.Event.HANDSHAKE_SUCCEEDED and monitor.poll(max(0.0, expires - time.monotonic()) * 1000):
-        event = recv_monitor_message(monitor)["event"]
-    return event
+    link, monitor = Link(), SocketMonitor(socket)
+    try:
+        socket.connect(uri)
+        while not link.ready:
+            link.hear(monitor.receive(max(0.0, expires - time.monotonic())))
+    except ReceiveTimeout:
+        known = link.words(Diagnosis(uri).make)
+        time_is_up(f"{uri}: there was no connection within {timeout:g} s: {known}{hint(known)}")
+    finally:
+        monitor.close()
 
 
-def _why_not(socket: Socket, uri: str, connected: bool, timeout: float) -> str:
-    """Why there was no handshake. libzmq itself tells neither about a host without address nor about a wrong type."""
-    if connected:
-        return (
-            f"something listens there, but did not talk to a {socket.socket_type} socket within {timeout:g} s: "
-            f"{_WHAT_FITS}"
-        )
-    if uri.startswith("tcp://"):
-        host = uri.removeprefix("tcp://").rpartition(";")[2].rpartition(":")[0].strip("[]")
-        family = network.AF_UNSPEC if socket.get_option("ipv6") else network.AF_INET
-        try:
-            network.getaddrinfo(host, None, family)
-        except (OSError, UnicodeError) as error:
-            return f"the host {host!r} has no address: {getattr(error, 'strerror', None) or error}"
-    return f"no connection within {timeout:g} s; is its service running?"
+def hint(known: str) -> str:
+    """What may be wrong, where this is known of a connection; to be put behind it."""
+    from ..transport import Link
+
+    if known.startswith("something listens there"):
+        return f"; {_WHAT_FITS}"
+    return "; is its service running?" if known.startswith(Link.STATES["unreachable"]) else ""
 
 
 def time_is_up(message: str) -> NoReturn:

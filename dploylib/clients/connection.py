@@ -133,8 +133,12 @@ class Connection:
             return None
         try:
             reply = self._socket.receive_blocking()
-        except (MalformedEnvelope, TransientError):
+        except TransientError:
             return None
+        except MalformedEnvelope as error:  # with too many frames
+            if error.frames[0] == call.frame:
+                raise
+            reply = list(error.frames)
         if reply is None or reply[0] == call.frame:
             return reply
         self._drop(reply)
@@ -157,14 +161,7 @@ class Connection:
 
     def known(self) -> str:
         """What is known of the connection, in words. May look why there is none, for a moment."""
-        if self.ready:
-            return "connected"
-        words = Link.STATES[self.link.state]
-        if self.link.state != "unreachable":
-            return words
-        reason = self._diagnosis.make()
-        lost = "the connection was lost, and " if self.link.connections else ""
-        return lost + words + (f": {reason}" if reason else "")
+        return "connected" if self.ready else self.link.words(self._diagnosis.make)
 
     def close(self) -> None:
         """End it. Who waits for a reply, or to send, gets `SocketClosed`."""
@@ -233,8 +230,8 @@ class Connection:
     def _lose(self, was_ready: bool) -> None:
         """Hand out the replies that came before the connection broke, and fail the calls that wait for others."""
         with contextlib.suppress(SocketClosed):
-            for call, frames in self._replies():
-                self._hub.loop.run_callback(call.waiter.switch, frames)
+            for go_on, reply in self._replies():
+                self._hub.loop.run_callback(go_on, reply)
         self._shut()
         if self.calls:
             log.warning("the connection to %s was lost with %d requests on their way", self.uri, len(self.calls))
@@ -272,8 +269,8 @@ class Connection:
         """Hand out the replies that are there. Called by the hub: whoever waits for one goes on at once."""
         turn_ends = time.monotonic() + _TURN_SECONDS
         try:
-            for call, frames in self._replies():
-                call.waiter.switch(frames)
+            for go_on, reply in self._replies():
+                go_on(reply)
                 if time.monotonic() > turn_ends:
                     break
             else:
@@ -285,20 +282,23 @@ class Connection:
         if not self.closed:
             self._again.start(self._read)
 
-    def _replies(self) -> Iterator[tuple[Call, list[Any]]]:
-        """The replies that are there, each with its call."""
+    def _replies(self) -> Iterator[tuple[Callable[[Any], None], Any]]:
+        """The replies that are there, each with what lets its caller go on with it."""
         socket, in_a_row = self._socket, 0
         while socket.readable(in_a_row > _LIKELY):
             in_a_row += 1
+            malformed = None
             try:
-                frames = socket.receive_frames(copy=False)
+                frames: list[Any] = socket.receive_frames(copy=False)
             except MalformedEnvelope as error:  # with too many frames
-                frames = error.frames
+                malformed, frames = error, error.frames
             call = self.calls.pop(frames[0], None)
-            if call is not None:
-                yield call, frames
-            else:
+            if call is None:
                 self._drop(frames)
+            elif malformed is None:
+                yield call.waiter.switch, frames
+            else:
+                yield call.waiter.throw, malformed
 
     def _drop(self, frames: list[Any]) -> None:
         """Count a reply for which nobody waits. One that was never asked for so is the peer's mistake."""

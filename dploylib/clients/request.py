@@ -31,6 +31,7 @@ from ..transport import (
     MSGPACK_MIMETYPE,
     TEXT_MIMETYPE,
     Context,
+    Envelope,
     Metadata,
     Problem,
     ReceivedData,
@@ -299,11 +300,7 @@ class RequestClient:
     def _reply(self, connection: Connection, frames: list[Any]) -> ReceivedData:
         """What was received, without the frame that was ours. Raises `RemoteError`, or `MalformedEnvelope`."""
         try:
-            if len(frames) == 5 and not frames[1]:
-                envelope = adopt(frames[2:])
-            else:
-                adopt(frames)  # which looks at all of them
-                envelope = adopt(frames[1:])
+            envelope = _envelope_in(frames)
         except MalformedEnvelope:
             connection.circuit.succeeded()
             raise
@@ -366,6 +363,15 @@ def _frames_of(message: Any, id: str) -> list[Any]:
         return [b"", id.encode(), _TEXT, message.encode()]
     frames = envelope_of(message, id)._frames
     return frames if len(frames) > 3 else [b"", *frames]
+
+
+def _envelope_in(frames: list[Any]) -> Envelope:
+    """The envelope in a reply, behind the frame that is ours."""
+    if len(frames) > 1 and not frames[1]:  # the delimiter, as it was sent
+        return adopt(frames[2:])
+    if len(frames) == 4:
+        raise MalformedEnvelope("no empty delimiter between the request frame and the envelope", frames)
+    return adopt(frames[1:])
 
 
 def _may_retry(error: Exception, idempotent: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
@@ -88,6 +89,15 @@ class Link:
     def ready(self) -> bool:
         """Whether there is a connection, and both ends have shaken hands."""
         return self.state == "ready"
+
+    def words(self, diagnose: Callable[[], str]) -> str:
+        """What is known, in words. `diagnose` is asked why nothing can be reached, if that is so."""
+        words = self.STATES[self.state]
+        if self.state != "unreachable":
+            return words
+        reason = diagnose()
+        lost = "the connection was lost, and " if self.connections else ""
+        return lost + words + (f": {reason}" if reason else "")
 
     def hear(self, event: SocketEvent) -> None:
         """Take note of an event."""

@@ -89,33 +89,33 @@ def test_a_call_without_a_reply_says_that_there_was_a_connection(sample, dployli
     endpoint = sample.endpoint("mute")
     done = dploylib("call", endpoint, "x", "--timeout", "0.3")
     assert (done.stdout, done.returncode) == (b"", 5)
-    assert done.stderr.decode() == f"Error: {endpoint}: connected, but no reply within 0.3 s\n"
+    said = done.stderr.decode()
+    assert said.startswith(f"Error: {endpoint}: the request was sent, but there was no reply within 0.3")
 
 
 @pytest.mark.parametrize("command", [("call", "x"), ("send", "x"), ("listen",)])
 def test_without_a_peer_the_time_is_up_and_nothing_succeeds(dploylib, command):
     done = dploylib(command[0], "ipc://nobody.sock", *command[1:], "--timeout", "0.2")
     assert (done.stdout, done.returncode) == (b"", 5)
-    assert done.stderr == b"Error: ipc://nobody.sock: no connection within 0.2 s; is its service running?\n"
+    assert done.stderr.startswith(b"Error: ipc://nobody.sock: ")
+    assert b"within 0.2" in done.stderr
+    assert done.stderr.endswith(b"no connection can be made: No such file or directory; is its service running?\n")
 
 
-@pytest.mark.parametrize(
-    ("kind", "command"), [("req", ["call", "x"]), ("push", ["send", "x"]), ("pull", ["listen", "--type", "pull"])]
-)
-def test_a_peer_of_another_type_is_not_taken_for_one_that_is_missing(dploylib, ipc_dir, kind, command):
+@pytest.mark.parametrize("command", [["call", "x"], ["send", "x"], ["listen", "--type", "pull"]])
+def test_a_peer_of_another_type_is_not_taken_for_one_that_is_missing(dploylib, ipc_dir, command):
     with Context.new() as context, Socket.bind_new("pub", f"ipc://{ipc_dir}/news", context=context) as peer:
         endpoint = peer.endpoint
         done = dploylib(command[0], endpoint, *command[1:], "--timeout", "0.5")
-    said = f"Error: {endpoint}: something listens there, but did not talk to a {kind} socket within 0.5 s: "
     assert (done.stdout, done.returncode) == (b"", 5)
-    assert done.stderr.decode().startswith(said)
+    assert "something listens there, but did not talk to a socket of this type; a REP" in done.stderr.decode()
     assert "a PUB `dploylib listen`" in done.stderr.decode()
 
 
 def test_a_host_without_an_address_is_told(dploylib):
     done = dploylib("call", "tcp://no-such-host.invalid:5000", "x", "--timeout", "0.2")
     assert (done.stdout, done.returncode) == (b"", 5)
-    assert done.stderr.startswith(b"Error: tcp://no-such-host.invalid:5000: the host 'no-such-host.invalid' has no ")
+    assert b"no connection can be made: the host 'no-such-host.invalid' has no address" in done.stderr
 
 
 @pytest.mark.parametrize(("frames", "complaint"), [([b"one"], "1 frame"), ([b"a", b"b", b"\xff", b"d"], "4 frames")])

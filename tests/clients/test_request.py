@@ -344,7 +344,7 @@ def timed_out(endpoint, **how):
         ("tcp://127.0.0.1:1", "no connection can be made: Connection refused"),
         ("ipc:///nowhere/at/all", "no connection can be made: No such file or directory"),
         (
-            "tcp://no-such-host.invalid:5000",
+            "tcp://nobody.invalid:5000",
             "no connection can be made: the host 'nobody.invalid' has no address",
         ),
     ],

@@ -73,15 +73,15 @@ class RunningTarget:
         by itself, or waits in vain, gets no more than the second.
         """
         with self.peer("req", "rep") as peer:
-            looks, before = 0, self._starved()
+            looks, before = 0, starved(self.pid, os.getpid())
             peer.send_multipart([b"", b"text/plain", b"pid"])
             answer = None
             while answer is None:
                 with gevent.Timeout(LOOK, False):
                     answer = peer.recv_multipart()
                 looks += 1
-                starved = sum(seconds - before.get(thread, 0) for thread, seconds in self._starved().items())
-                waited = looks * LOOK - starved
+                now = starved(self.pid, os.getpid())
+                waited = looks * LOOK - sum(seconds - before.get(thread, 0) for thread, seconds in now.items())
                 assert waited < GOOD_WITHIN, f"no answer within {waited:.2f} s\n{self.last_log()}"
                 assert self.process.poll() is None, f"the target has ended\n{self.last_log()}"
             assert answer == [b"", b"text/plain", str(self.pid).encode()]
@@ -137,15 +137,6 @@ class RunningTarget:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-3000:]
 
-    def _starved(self) -> dict[str, float]:
-        """Seconds for which each thread of the target and of this process has waited for a processor."""
-        waited = {}
-        for pid in (self.pid, os.getpid()):
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                with contextlib.suppress(OSError):  # it has ended since it was listed
-                    waited[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
-        return waited
-
     # Its end -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> int:
@@ -159,6 +150,16 @@ class RunningTarget:
         self.process.kill()
         self.process.wait()
         self._context.destroy(linger=0)
+
+
+def starved(*pids: int) -> dict[str, float]:
+    """Seconds for which each thread of these processes has waited for a processor, as Linux knows it."""
+    waited = {}
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended since it was listed
+                waited[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
+    return waited
 
 
 def ask(peer: Any, *frames: bytes) -> list[bytes]:
