@@ -17,11 +17,13 @@ __all__ = [
     "AddressInUse",
     "ConfigurationError",
     "ConfigurationProblem",
+    "ConnectTimeout",
     "ConnectionLost",
     "DeadlineExceeded",
     "DeclarationError",
     "DployError",
     "EndpointError",
+    "FollowTimeout",
     "HandlerEnded",
     "HandlerTimeout",
     "InvalidData",
@@ -34,6 +36,7 @@ __all__ = [
     "ProcessDied",
     "ReceiveTimeout",
     "RemoteError",
+    "RemoteFailure",
     "RequestTimeout",
     "SendTimeout",
     "ServerFailing",
@@ -148,6 +151,22 @@ class ReceiveTimeout(TransportError, TimeoutError):
     """No message arrived within the time given. None was lost: the next receive gets it."""
 
 
+class ConnectTimeout(TransportError, TimeoutError):
+    """There was no connection to `endpoint` within the time given.
+
+    `elapsed` is in seconds; `known` is what is known of it: that nobody listens there, say, or somebody else.
+    """
+
+    def __init__(self, endpoint: str, elapsed: float, known: str) -> None:
+        super().__init__(f"{endpoint}: no connection within {elapsed:.3g} s: {known}")
+        self.endpoint = endpoint
+        self.elapsed = elapsed
+        self.known = known
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.endpoint, self.elapsed, self.known)
+
+
 class TransientError(TransportError):
     """It did not work this time: the machine has no memory, buffers or descriptors left, or a signal came between.
 
@@ -210,6 +229,22 @@ class RemoteError(DployError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.__class__, (self.endpoint, self.type, self.title, self.status, self.detail)
+
+
+class RemoteFailure(DployError):
+    """A service has broadcast that what it was asked to do, under this `id`, has failed. `detail` is what it said."""
+
+    def __init__(self, id: str, detail: str = "") -> None:
+        super().__init__(f"{id} failed{f': {detail}' if detail else ''}")
+        self.id = id
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.id, self.detail)
+
+
+class FollowTimeout(TransportError, TimeoutError):
+    """There was no sign of a request that is followed, for as long as its timeout. The text says what there was."""
 
 
 # What becomes of a message that is not handled -----------------------------------------------------------------

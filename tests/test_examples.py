@@ -130,6 +130,15 @@ def test_a_broadcast_reaches_a_listener():
         assert listener.returncode == 0
 
 
+def test_a_build_is_followed_to_its_end():
+    with running("build") as [client]:
+        status, output, error = run(client)
+    assert (status, error) == (0, "")
+    shop = ["fetching shop", "building shop", "completed"]
+    broken = ["fetching broken", "building broken", "broken failed: it does not compile"]
+    assert output.splitlines() == [*shop, *broken]
+
+
 def test_the_queue_gives_back_what_was_put_in():
     with running("queue") as [put, take, take_wrongly]:
         assert run(put) == (0, '{"position":1}\n', "")

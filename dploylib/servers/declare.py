@@ -11,6 +11,7 @@ from ..errors import DeclarationError, UnknownOption, UnknownSocketType
 from ..transport import MAX_FRAMES, SOCKET_TYPES, Context, Sender, Socket
 from ..transport.codecs import ObjectDecoder
 from ..transport.options import Options, option_pairs, option_value, socket_type_constant
+from ..transport.publishing import confirm_subscriptions
 from .limits import default_options as limits_of
 
 __all__ = [
@@ -139,12 +140,15 @@ class SocketDescription:
         """Make the socket: set the options, then bind or connect to every uri.
 
         The limits of `default_options` come first, so that the declaration and the configuration override them. A `rep`
-        socket with a handler is a ROUTER underneath: to peers it is the same. Raises what `Socket` raises; then nothing
-        is left open.
+        socket with a handler is a ROUTER underneath, and a `pub` an XPUB, which confirms subscriptions to who asks for
+        that: to peers it is the same. Raises what `Socket` raises; then nothing is left open.
         """
         concurrency = concurrency or self.concurrency
-        socket = context.socket(self._wire_type)
+        confirms = self.socket_type == "pub" and context.green
+        socket = context.socket("xpub" if confirms else self._wire_type)
         try:
+            if confirms:
+                confirm_subscriptions(socket)
             for name, value in limits_of(self.socket_type):
                 socket.set_option(name, value)
             if socket.socket_type in ("pub", "xpub"):

@@ -23,6 +23,7 @@ _WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_MONITOR_STOPPED
 )
 
 
@@ -38,7 +39,8 @@ class SocketMonitor:
     """Hears what becomes of the connections of one socket from now on.
 
     Connect and bind the socket after making it, or events are missed. There are none for inproc endpoints. It is to be
-    closed before the socket is.
+    closed before the socket is; or the socket first, by who wants to hear when libzmq is done with that: the last event
+    is "monitor_stopped" then, when everything was sent, or the linger has passed.
     """
 
     def __init__(self, socket: Socket) -> None:

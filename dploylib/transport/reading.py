@@ -16,7 +16,7 @@ from zmq.backend import Socket as _CSocket
 
 from .envelope import MAX_FRAMES
 
-__all__ = ["LARGE", "ROUTING_TYPES", "TURN_TYPES", "Read", "reader_for"]
+__all__ = ["CONFIRMATION", "LARGE", "ROUTING_TYPES", "TURN_TYPES", "Read", "is_confirmation", "reader_for"]
 
 Read = Callable[..., list[Any]]
 """Reads a message from a socket of pyzmq, without waiting: raises `zmq.Again` when there is none.
@@ -35,6 +35,9 @@ ROUTING_TYPES = ("router", "stream")
 
 TURN_TYPES = ("rep", "req")
 """Socket types that receive and send in turn."""
+
+CONFIRMATION = b"DPL1/subscribed/"
+"""How the id of an envelope begins that a publisher confirms subscriptions with, see `publishing`."""
 
 # Below zmq.green and pyzmq's Python layer.
 _receive: Callable[..., Any] = _CSocket.recv
@@ -68,10 +71,25 @@ def read_in_turn(zmq_socket: Any, flags: int = _DONTWAIT) -> list[Any]:
     return _with_rest(zmq_socket, frames, frame)
 
 
+def read_published(zmq_socket: Any, flags: int = _DONTWAIT) -> list[Any]:
+    """Read a message of a SUB, leaving out what only confirms somebody's subscriptions."""
+    while True:
+        frames = read_message(zmq_socket, flags)
+        if not is_confirmation(frames):  # 100 ns
+            return frames
+
+
+def is_confirmation(frames: list[Any]) -> bool:
+    """Whether a message only confirms the subscriptions of somebody."""
+    return type(frames[0]) is bytes and frames[0].startswith(CONFIRMATION)
+
+
 def reader_for(socket_type: str) -> Read:
     """The cheapest way to read from a socket of this type."""
     if socket_type in TURN_TYPES:
         return read_in_turn
+    if socket_type == "sub":
+        return read_published
     return read_routed if socket_type in ROUTING_TYPES else read_message
 
 

@@ -93,6 +93,7 @@ class GreenWaiter:
         self._looks_soon = False
         self._hub = gevent.get_hub()
         self._watcher = zmq_socket._state_event
+        self._soon: Callable[[Callable[[], None]], Any] = self._watcher.loop.run_callback
         self._tell_zmq_green = self._watcher.callback
         self._watcher.stop()
         self._watcher.start(self._look)
@@ -143,12 +144,15 @@ class GreenWaiter:
         finally:
             self.sending -= 1
 
-    def call_back(self, function: Callable[[], None]) -> None:
+    def call_back(self, function: Callable[[], None], delay: float = 0.0) -> None:
         """Call a function in the hub whenever there may be a message, instead of letting somebody wait for one.
 
-        It must read until there is none, or `wake` again, and must not raise. Whoever sends must `wake` afterwards.
+        It must read until there is none, or `wake` again, and must not raise. Whoever sends must `wake` afterwards;
+        with a `delay` (seconds) such a look comes only then, and who sends all the time pays for few (3 us each).
         """
         self._check_thread()
+        if delay:
+            self._soon = self._watcher.loop.timer(delay, ref=False).start
         self._reader = _Callback(function)
         self.wake()
 
@@ -156,7 +160,7 @@ class GreenWaiter:
         """Look at the events for those who wait, as soon as the caller lets the hub run."""
         if not self._looks_soon and (self._reader is not None or self._writer is not None):
             self._looks_soon = True
-            self._watcher.loop.run_callback(self._look)
+            self._soon(self._look)
 
     def stop(self) -> None:
         """Watch no more: the socket was closed, as zmq.green tells us, or its context terminated.
@@ -165,6 +169,8 @@ class GreenWaiter:
         """
         self._watcher.stop()
         self._distrust.stop()
+        if isinstance(self._reader, _Callback):  # who is woken by every look would be so for ever
+            self._reader = None
         self.wake()
 
     def _check_thread(self) -> None:

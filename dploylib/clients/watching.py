@@ -1,0 +1,146 @@
+"""Knowing whether a socket is connected to an endpoint, and connecting again where libzmq gives up."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from ..errors import EndpointError, ReceiveTimeout, SocketClosed
+from ..transport import Link, Socket, SocketMonitor
+from ..transport.options import Options, option_pairs
+from ..transport.spawning import spawn_named
+from .diagnosis import Diagnosis
+
+__all__ = ["WatchedEndpoint", "options_of"]
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = {
+    "reconnect_ivl": 100,  # milliseconds, to which libzmq adds as much again at random
+    "reconnect_ivl_max": 1000,
+    "handshake_ivl": 10_000,
+    # The kernel asks whether the machine of a silent peer is still there, as for the sockets of servers.
+    "tcp_keepalive": 1,
+    "tcp_keepalive_idle": 60,
+    "tcp_keepalive_intvl": 10,
+    "tcp_keepalive_cnt": 6,
+}
+_MARGIN = 0.1  # seconds of linger beyond those that are waited for: what ends before that has sent everything
+_PAUSE = 1.0  # seconds after which an endpoint that libzmq has given up is connected to again
+
+
+def options_of(defaults: Options, given: Options | None) -> list[tuple[str, object]]:
+    """The options of a socket that is watched: those of all clients, of this kind, and what users say."""
+    return [*_OPTIONS.items(), *option_pairs(defaults), *option_pairs(given)]
+
+
+class WatchedEndpoint:
+    """The connection of a socket to one endpoint, which a greenlet watches until `close`.
+
+    `changed` is called when `ready` may have changed. `lost` is what a connection that was made again is said to have
+    cost. Raises `EndpointError`, or `TypeError` for a socket that blocks the thread.
+    """
+
+    def __init__(self, socket: Socket, uri: str, changed: Callable[[], None], lost: str) -> None:
+        if not socket.green:
+            raise TypeError(f"a client needs a green context (Context.new()), and {socket!r} blocks")
+        self.uri = uri
+        self._socket = socket
+        self._changed = changed
+        self._lost = lost
+        self._link = Link()
+        self._diagnosis = Diagnosis(uri)
+        self._told = 1  # connections of which nothing has to be said, or was
+        self._monitor: SocketMonitor | None = None
+        if uri.startswith("inproc:"):  # of which libzmq tells nothing
+            socket.connect(uri)
+            return
+        self._monitor = SocketMonitor(socket)
+        try:
+            socket.connect(uri)
+        except BaseException:
+            self._monitor.close()
+            raise
+        self._keeper = spawn_named(f"watch the connection to {uri}", self._keep, self._monitor)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a connection, and both ends have shaken hands. Always so with inproc."""
+        return self._monitor is None or self._link.ready
+
+    @property
+    def connections(self) -> int:
+        """How often there was a connection."""
+        return self._link.connections
+
+    @property
+    def reconnections(self) -> int:
+        """How often the connection was made again."""
+        return max(0, self._link.connections - 1)
+
+    @property
+    def state(self) -> str:
+        """How it stands with the connection, in words."""
+        return "connected" if self.ready else Link.STATES[self._link.state]
+
+    def known(self) -> str:
+        """What is known of the connection, in words. May look why there is none, for a moment."""
+        if self.ready or self._link.state != "unreachable":
+            return self.state
+        reason = self._diagnosis.make()
+        lost = "the connection was lost, and " if self._link.connections else ""
+        return lost + self.state + (f": {reason}" if reason else "")
+
+    def close(self) -> None:
+        """Watch no more. To be called before the socket is closed."""
+        if self._monitor is not None:
+            self._keeper.kill()
+            self._monitor.close()
+
+    def begin_closing(self, seconds: float) -> None:
+        """Close the socket, which goes on sending what it has for `seconds`, and a little longer."""
+        if self._monitor is not None:
+            self._keeper.kill()
+        self._socket.close(linger=seconds + _MARGIN)
+
+    def wait_closed(self, seconds: float) -> bool:
+        """After `begin_closing`, wait until everything was sent; False when it was not within `seconds`."""
+        if self._monitor is None:  # what is sent to an inproc endpoint is with the peer at once
+            return True
+        expires = time.monotonic() + seconds
+        try:
+            while self._monitor.receive(max(0.0, expires - time.monotonic())).kind != "monitor_stopped":
+                pass
+        except (ReceiveTimeout, SocketClosed):
+            return False
+        finally:
+            self._monitor.close()
+        return True
+
+    def _keep(self, monitor: SocketMonitor) -> None:
+        again_at = math.inf
+        with contextlib.suppress(SocketClosed):  # somebody closed the context
+            while True:
+                try:
+                    event = monitor.receive(None if again_at == math.inf else max(0.0, again_at - time.monotonic()))
+                except ReceiveTimeout:
+                    again_at = math.inf
+                    self._connect_again()
+                    continue
+                self._link.hear(event)
+                # libzmq gives up who is lost before the handshake was done: then nothing else happens.
+                given_up = event.kind == "disconnected" and self._link.state != "lost"
+                again_at = time.monotonic() + _PAUSE if given_up else math.inf
+                if self._link.connections > self._told:
+                    self._told = self._link.connections
+                    log.warning("the connection to %s was lost and made again: %s", self.uri, self._lost)
+                self._changed()
+        self._changed()
+
+    def _connect_again(self) -> None:
+        with contextlib.suppress(EndpointError):  # libzmq has forgotten it
+            self._socket.disconnect(self.uri)
+        self._socket.connect(self.uri)

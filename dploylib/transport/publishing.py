@@ -1,0 +1,84 @@
+"""How a subscriber learns that its subscriptions are in place: the publisher's end, and what both ends must know.
+
+Whoever wants to know subscribes to an id of `subscription_id()`, after all that it subscribed to before. The publisher
+then publishes an envelope with exactly that id. libzmq handles the subscriptions of a connection in their order, so who
+gets this envelope gets everything that is published after it, too; so it is through proxies of an XSUB and an XPUB.
+
+Others who subscribed to everything get such an envelope as well. Sockets of ours leave it out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any, NoReturn
+from uuid import uuid4
+
+import gevent
+import zmq
+
+from ..errors import TransportError
+from .reading import CONFIRMATION, read_message
+from .socket import Socket
+from .waiting import GreenWaiter
+
+__all__ = ["confirm_subscriptions", "subscription_id"]
+
+_LONGEST_ID = len(CONFIRMATION) + 64  # bytes
+_MOST = 100  # confirmations within `_PERIOD`: all who subscribed to everything get them, whoever asked
+_PERIOD = 0.1  # seconds
+_DELAY = 0.01  # seconds for which a confirmation may wait for who publishes all the time
+_TURN = 100  # subscriptions that are looked at before others may run
+
+
+def subscription_id() -> str:
+    """A new id to subscribe to, which the publisher confirms. Who hears nothing for a while may ask with another."""
+    return f"{CONFIRMATION.decode()}{uuid4().hex}"
+
+
+def confirm_subscriptions(publisher: Socket) -> None:
+    """Confirm the subscriptions that reach an XPUB. From now on it is a PUB to whoever uses it: it receives nothing.
+
+    Raises `TypeError` for a socket that would block the thread.
+    """
+    waiter = publisher._waiter
+    if not isinstance(waiter, GreenWaiter):
+        raise TypeError(f"only a socket of a green context (Context.new()) can confirm, and {publisher!r} blocks")
+    publisher._type = "pub"
+    publisher._read = _refuse
+    waiter.receiving += 1  # so that every send wakes it
+    waiter.call_back(_Confirmer(publisher).read, _DELAY)
+
+
+def _refuse(zmq_socket: Any, flags: int = 0) -> NoReturn:
+    """What a PUB says to who wants to receive."""
+    raise zmq.ZMQError(zmq.ENOTSUP)
+
+
+class _Confirmer:
+    def __init__(self, publisher: Socket) -> None:
+        self._publisher = publisher
+        self._period_ends = 0.0
+        self._left = 0
+
+    def read(self) -> None:
+        """Read what the XPUB tells of its subscribers. Called by the hub."""
+        with contextlib.suppress(zmq.ZMQError):  # nothing more is there; or it was closed, as its users get to know
+            for _ in range(_TURN):
+                self._hear(read_message(self._publisher._zmq_socket))
+            gevent.get_hub().loop.run_callback(self.read)
+
+    def _hear(self, frames: list[Any]) -> None:
+        """One byte, 1 for a new subscription and 0 for one that ended, and the id. An XSUB can send anything."""
+        subscription = bytes(frames[0]) if len(frames) == 1 and len(frames[0]) <= 1 + _LONGEST_ID else b""
+        if subscription.startswith(b"\1" + CONFIRMATION) and self._may():
+            with contextlib.suppress(TransportError):  # no room, no memory: the subscriber asks again
+                self._publisher.send_frames([subscription[1:], b"text/plain", b""], timeout=0)
+                self._publisher.sent -= 1  # which is for what users send
+
+    def _may(self) -> bool:
+        now = time.monotonic()
+        if now >= self._period_ends:
+            self._period_ends, self._left = now + _PERIOD, _MOST
+        self._left -= 1
+        return self._left >= 0

@@ -1,0 +1,130 @@
+"""Fixtures for the tests of clients: publishers in this process, and peers in processes of their own."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.subprocess
+import pytest
+
+from dploylib import Server, Service, bind
+from dploylib.transport import Context, Socket
+
+PEERS = Path(__file__).parent / "peers"
+PATIENCE = 20.0  # seconds; an upper bound for what comes at once, on a loaded machine too
+ANYWHERE = "tcp://127.0.0.1:*"
+
+
+class Feed(Server):
+    out = bind("out", "pub")
+
+
+@pytest.fixture
+def feed(leak_check) -> Iterator[Socket]:
+    """The publisher of a server in this process, which never drops what a test publishes in one go."""
+    with run_service(feed=Feed, options={"feed": {"out": {"sndhwm": 100_000}}}) as service:
+        yield service.servers["feed"].sockets.out
+
+
+@pytest.fixture
+def start_service(leak_check) -> Iterator[Callable[..., Service]]:
+    """`start_service(echo=Echo)`: a service that runs in this process."""
+    services: list[Service] = []
+
+    def start(**servers: type[Server]) -> Service:
+        services.append(run_service(**servers))
+        return services[-1]
+
+    yield start
+    for service in services:
+        service.stop(0)
+
+
+def run_service(options: Any = None, **servers: type[Server]) -> Service:
+    service = Service()
+    config: dict[str, Any] = {}
+    for name, server_cls in servers.items():
+        service.add_server(name, server_cls)
+        config[name] = {
+            socket: {"uri": ANYWHERE, "options": (options or {}).get(name, {}).get(socket, {})}
+            for socket in server_cls.description.socket_names
+        }
+    return service.start(config_dict={"servers": config})
+
+
+@pytest.fixture
+def peer_socket(leak_check) -> Iterator[Callable[..., Socket]]:
+    """`peer_socket("rep")`: a bound socket by itself, in a context of its own."""
+    with Context.new() as context:
+
+        def bind_socket(socket_type: str, uri: str = ANYWHERE, **options: Any) -> Socket:
+            socket = context.socket(socket_type, {"linger": 0, **options})
+            socket.bind(uri)
+            return socket
+
+        yield bind_socket
+
+
+@pytest.fixture
+def spawn(leak_check) -> Iterator[Callable[..., gevent.Greenlet]]:
+    """Start a greenlet that is killed with the test, if it still runs."""
+    greenlets: list[gevent.Greenlet] = []
+
+    def spawn(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> gevent.Greenlet:
+        greenlets.append(gevent.spawn(function, *arguments, **keywords))
+        return greenlets[-1]
+
+    yield spawn
+    gevent.killall(greenlets, timeout=PATIENCE)
+
+
+class Process:
+    """A process that runs a script of `peers/`, or another one."""
+
+    def __init__(self, script: str, *arguments: str) -> None:
+        self._popen = gevent.subprocess.Popen(
+            [sys.executable, str(PEERS / script), *arguments],
+            stdin=gevent.subprocess.PIPE,
+            stdout=gevent.subprocess.PIPE,
+        )
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        with gevent.Timeout(2 * PATIENCE, AssertionError("the peer prints nothing")):
+            return str(self._popen.stdout.readline().decode().strip())
+
+    def say(self, line: str) -> None:
+        """Give it a line to read."""
+        self._popen.stdin.write(line.encode() + b"\n")
+        self._popen.stdin.flush()
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def end(self) -> int:
+        """Wait until it has ended; its exit status."""
+        with gevent.Timeout(2 * PATIENCE, AssertionError("the peer does not end")):
+            return int(self._popen.wait())
+
+    def kill(self) -> None:
+        """End it now, with SIGKILL."""
+        self._popen.kill()
+        self._popen.wait()
+        self._popen.stdin.close()
+        self._popen.stdout.close()
+
+
+@pytest.fixture
+def run_peer(leak_check) -> Iterator[Callable[..., Process]]:
+    """`run_peer("publish.py", endpoint)`: a peer in a process of its own."""
+    processes: list[Process] = []
+
+    def start(script: str, *arguments: str) -> Process:
+        processes.append(Process(script, *arguments))
+        return processes[-1]
+
+    yield start
+    for one in processes:
+        one.kill()
