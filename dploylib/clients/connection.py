@@ -14,12 +14,13 @@ from gevent.hub import Waiter
 
 from ..errors import ConnectionLost, MalformedEnvelope, SocketClosed, TransientError, TransportError
 from ..transport import Context, Link, Metadata, Socket, SocketMonitor
-from ..transport.deadlines import handler_deadline
-from ..transport.options import Options, option_pairs
+from ..transport.deadlines import handler_deadline, seconds_until
+from ..transport.options import Options
 from ..transport.socket import BLOCKING_SECONDS
 from ..transport.spawning import spawn_named
 from .diagnosis import Diagnosis
 from .retrying import Circuit, backoff
+from .watching import options_of
 
 __all__ = ["Call", "Connection"]
 
@@ -28,14 +29,6 @@ log = logging.getLogger(__name__)
 _OPTIONS = {
     "linger": 0,  # nobody waits any more for the reply to what is queued when it is closed
     "rcvhwm": 0,  # no more replies come than there are callers; at a mark, libzmq would not notice a lost connection
-    "reconnect_ivl": 100,  # milliseconds, to which libzmq adds as much again at random
-    "reconnect_ivl_max": 1000,
-    "handshake_ivl": 10_000,
-    # The kernel asks whether the machine of a silent peer is still there, as for the sockets of servers.
-    "tcp_keepalive": 1,
-    "tcp_keepalive_idle": 60,
-    "tcp_keepalive_intvl": 10,
-    "tcp_keepalive_cnt": 6,
 }
 _RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _TURN_SECONDS = 0.002  # for which replies are handed out before other greenlets may run
@@ -81,7 +74,7 @@ class Connection:
         self.late = 0  # replies for which nobody waited any more
         self.closed = False  # by us, or with its context
         self._context = context
-        self._options = [*_OPTIONS.items(), *option_pairs(options)]
+        self._options = options_of(_OPTIONS, options)
         self._changed = changed
         self._hub = gevent.get_hub()
         self._again = self._hub.loop.timer(_PAUSE)
@@ -104,7 +97,7 @@ class Connection:
         """
         self.circuit.begin()
         try:
-            self._socket.send_frames([call.frame, *call.frames], _seconds_until(call.expires))
+            self._socket.send_frames([call.frame, *call.frames], seconds_until(call.expires))
         except SocketClosed:
             if not self._monitored:  # else the keeper of the connection knows why
                 self._end()
@@ -315,8 +308,3 @@ class Connection:
         calls, self.calls = self.calls, {}
         for call in calls.values():
             self._hub.loop.run_callback(call.waiter.throw, error_for(call))
-
-
-def _seconds_until(moment: float) -> float | None:
-    """The seconds that are left, as gevent wants them: None for ever."""
-    return None if moment == math.inf else max(0.0, moment - time.monotonic())

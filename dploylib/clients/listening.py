@@ -18,11 +18,11 @@ from greenlet import getcurrent
 from ..errors import ConnectTimeout, MalformedEnvelope, ReceiveTimeout, SocketClosed, TransientError
 from ..transport import Context, ReceivedData
 from ..transport.codecs import ObjectDecoder
+from ..transport.deadlines import seconds_until
 from ..transport.envelope import adopt
 from ..transport.options import Options
 from ..transport.publishing import subscription_id
 from ..transport.reading import is_confirmation, read_message
-from .connection import _seconds_until
 from .watching import WatchedEndpoint, options_of
 
 __all__ = ["ListeningClient"]
@@ -97,7 +97,7 @@ class ListeningClient:
         Raises `ReceiveTimeout`, `SocketClosed` when the client is closed, or `MalformedEnvelope` for what is none.
         """
         expires = math.inf if timeout is None else time.monotonic() + timeout
-        if not self._turn.acquire(timeout=_seconds_until(expires)):
+        if not self._turn.acquire(timeout=seconds_until(expires)):
             raise self._nothing_came(timeout)
         try:
             frames = self._early.popleft() if self._early else self._next(expires)
@@ -165,7 +165,7 @@ class ListeningClient:
         began = time.monotonic()
         expires = began + timeout
         while True:
-            if not self._ready.wait(_seconds_until(expires)):
+            if not self._ready.wait(seconds_until(expires)):
                 raise ConnectTimeout(self._endpoint.uri, time.monotonic() - began, self._endpoint.known())
             if self._socket.closed:
                 raise SocketClosed(f"{self!r} was closed")

@@ -13,10 +13,10 @@ from gevent.event import Event
 
 from ..errors import ConnectTimeout, SendTimeout, SocketClosed
 from ..transport import DEFAULT_LINGER, Context, Socket
+from ..transport.deadlines import seconds_until
 from ..transport.options import Options
-from .connection import _seconds_until
 from .encoding import envelope_of
-from .watching import WatchedEndpoint, options_of
+from .watching import WatchedEndpoint, endpoints_of, options_of
 
 __all__ = ["PushClient"]
 
@@ -51,9 +51,7 @@ class PushClient:
         options: Options | None = None,
         timeout: float = 30.0,
     ) -> None:
-        uris = [uri] if isinstance(uri, str) else list(dict.fromkeys(uri))
-        if not uris:
-            raise ValueError("a client needs at least one endpoint")
+        uris = endpoints_of(uri)
         self.timeout = timeout
         self.sent = 0
         self._turn = 0
@@ -93,7 +91,7 @@ class PushClient:
             if left <= 0:
                 raise self._not_sent(time.monotonic() - began)
             if not ready:
-                self._some_ready.wait(_seconds_until(expires))
+                self._some_ready.wait(seconds_until(expires))
             elif ready[0].send(frames, left if len(self._peers) == 1 else min(left, _TURN)):
                 break
         self.sent += 1
@@ -102,7 +100,7 @@ class PushClient:
         """Wait until there is a connection. `push` does so by itself. Raises `ConnectTimeout`."""
         began = time.monotonic()
         expires = began + (self.timeout if timeout is None else timeout)
-        if not self._some_ready.wait(_seconds_until(expires)):
+        if not self._some_ready.wait(seconds_until(expires)):
             raise ConnectTimeout(self._uris, time.monotonic() - began, self._known())
         self._ready()
 

@@ -37,12 +37,13 @@ from ..transport import (
     ReceivedData,
 )
 from ..transport.codecs import ObjectDecoder
-from ..transport.deadlines import handler_deadline, set_handler_deadline
+from ..transport.deadlines import handler_deadline, seconds_until, set_handler_deadline
 from ..transport.envelope import adopt
 from ..transport.options import Options
-from .connection import Call, Connection, _seconds_until
+from .connection import Call, Connection
 from .encoding import envelope_of
 from .retrying import RetryBudget, backoff
+from .watching import endpoints_of
 
 __all__ = ["DEFAULT_TIMEOUT", "EndpointStatus", "RequestClient"]
 
@@ -100,9 +101,7 @@ class RequestClient:
         retries: int = 3,
         options: Options | None = None,
     ) -> None:
-        uris = [uri] if isinstance(uri, str) else list(dict.fromkeys(uri))
-        if not uris:
-            raise ValueError("a client needs at least one endpoint")
+        uris = endpoints_of(uri)
         if retries < 0:
             raise ValueError(f"retries are a number from 0 on, not {retries!r}")
         self.timeout = _checked_timeout(timeout)
@@ -275,7 +274,7 @@ class RequestClient:
             chosen = self._choose(call.asked)
             if chosen is not None and call.expires > time.monotonic():
                 return chosen
-            if chosen is not None or not self._some_ready.wait(_seconds_until(call.expires)):
+            if chosen is not None or not self._some_ready.wait(seconds_until(call.expires)):
                 raise self._timed_out(call, self._connections)
         raise SocketClosed(f"{self!r}, or its context, was closed")
 

@@ -585,6 +585,7 @@ with RequestClient(sys.argv[1], timeout=20) as client:
         print("timeout", error.sent, flush=True)
     print([reply.text.split()[1] for reply in client.imap(map(str, range(5)))], flush=True)
     try:
+        print("asking", flush=True)
         client.request("mute")
     except ConnectionLost:
         print("lost", flush=True)
@@ -609,6 +610,7 @@ def script(echo):
     assert line() == f"{echo.pid} first"
     assert line() == "timeout True"
     assert line() == "['0', '1', '2', '3', '4']"
+    assert line() == "asking"
     yield process, line
     process.kill()
     process.wait()
