@@ -348,6 +348,23 @@ def test_a_stop_leaves_alone_who_is_not_waiting_for_a_message(feed, listen, spaw
     assert finished == ["hello"]
 
 
+def test_stopping_again_leaves_alone_who_has_stopped(feed, listen, spawn):
+    client = listen(feed.endpoint)
+    go_on = gevent.event.Event()
+
+    def listen_and_go_on():
+        client.listen(print)
+        return go_on.wait()
+
+    listening = spawn(listen_and_go_on)
+    gevent.sleep(0)  # let it begin
+    client.stop()
+    client.stop()
+    gevent.sleep(0)
+    go_on.set()
+    assert listening.get(timeout=PATIENCE) is True
+
+
 def test_closing_ends_iterations_and_who_receives_is_told(feed, listen, spawn):
     client = listen(feed.endpoint)
     iterating = spawn(list, client)
