@@ -34,7 +34,7 @@ unit: venv ## the tests, and the samples of README and docs
 	@$(RUN) -m pytest $(ARGS)
 
 unit-patched: venv ## the same tests after gevent.monkey.patch_all()
-	@$(RUN) tests/run_patched.py $(ARGS)
+	@$(RUN) -m dploylib.testing $(ARGS)
 
 soak: venv ## ten minutes of mixed load, most of it hostile, against one service; ARGS="--minutes 60 --seed 1"
 	@$(RUN) -m tests.hard.soak $(ARGS)

@@ -56,7 +56,7 @@ _HOMES = {
     "offload": "servers",
 }
 # So that `import dploylib` is enough for `dploylib.errors.DployError`.
-_SUBMODULES = frozenset({"cli", "clients", "config", "errors", "servers", "services", "transport"})
+_SUBMODULES = frozenset({"cli", "clients", "config", "errors", "servers", "services", "testing", "transport"})
 
 
 def __getattr__(name: str) -> "Any":

@@ -27,6 +27,7 @@ __all__ = [
     "HandlerEnded",
     "HandlerTimeout",
     "InvalidData",
+    "LeftBehind",
     "MalformedEnvelope",
     "ModuleFailed",
     "ModuleNotFound",
@@ -355,3 +356,10 @@ class ModuleNotFound(DployError, ImportError):
 
 class ModuleFailed(DployError, ImportError):
     """The module is there, but failed while it was imported. Its own exception is the `__cause__`."""
+
+
+# Tests ----------------------------------------------------------------------------------------------------------
+
+
+class LeftBehind(DployError, AssertionError):
+    """Something is there after a test that was not there before it. The message has all of it."""

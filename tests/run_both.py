@@ -6,13 +6,12 @@ The arguments are those of pytest. What the second pass says is printed when the
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
-
-PATCHED = Path(__file__).with_name("run_patched.py")
 
 with tempfile.TemporaryFile() as said:
     print("plain, while the monkey-patched pass runs beside it", flush=True)
-    patched = subprocess.Popen([sys.executable, PATCHED, *sys.argv[1:]], stdout=said, stderr=subprocess.STDOUT)
+    patched = subprocess.Popen(
+        [sys.executable, "-m", "dploylib.testing", *sys.argv[1:]], stdout=said, stderr=subprocess.STDOUT
+    )
     try:
         plain = subprocess.call([sys.executable, "-m", "pytest", *sys.argv[1:]])
         patched.wait()

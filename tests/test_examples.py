@@ -211,7 +211,7 @@ def test_the_example_of_a_test_passes():
     [command] = commands(EXAMPLES / "in_a_test" / "test_greeting.py")
     status, output, _ = run([*command, "-p", "no:cacheprovider"])
     assert status == 0, output
-    assert "2 passed" in output
+    assert "3 passed" in output
 
 
 def test_the_demo_shows_what_goes_over_the_wire():

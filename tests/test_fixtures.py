@@ -18,9 +18,9 @@ HERE = Path(__file__).parent
 def run_pytest(request, pytester):
     """Run the given test module with our conftest in an interpreter of its own."""
     # A leak stays a leak: no need to wait for it as long as for a slow machine.
-    conftest = (HERE / "conftest.py").read_text().replace("SETTLE_SECONDS = 5.0", "SETTLE_SECONDS = 0.2")
-    pytester.makeconftest(conftest)
-    runner = ["-m", "pytest"] if request.param == "plain" else [HERE / "run_patched.py"]
+    impatient = "import dploylib.testing.leaks as leaks\nleaks.SETTLE_SECONDS = 0.2\n"
+    pytester.makeconftest((HERE / "conftest.py").read_text() + impatient)
+    runner = ["-m", "pytest" if request.param == "plain" else "dploylib.testing"]
 
     def run(source: str) -> pytest.RunResult:
         pytester.makepyfile(source)
@@ -36,13 +36,14 @@ LEAKS = [
     ("threading.Thread(target=time.sleep, args=(60,), daemon=True).start()", "*thread <Thread(*"),
     ("left.append(subprocess.Popen('cat', stdin=subprocess.PIPE))", "process *cat*"),
     ("left.append(zmq.Context().socket(zmq.PAIR))", "*descriptor of *"),
+    ("left.append(dploylib.Socket.new('pair'))", "socket <Socket pair not attached>"),
 ]
 
 
 def test_leak_check_finds_what_is_left_and_passes_what_goes_away_in_a_moment(run_pytest):
     result = run_pytest(
         f"""
-        import gevent, os, pytest, subprocess, threading, time, zmq.green
+        import dploylib, gevent, os, pytest, subprocess, threading, time, zmq.green
         left = []
         pytestmark = pytest.mark.usefixtures("leak_check")
 

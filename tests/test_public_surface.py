@@ -119,3 +119,13 @@ def test_importing_services_leaves_the_command_line_out():
 def test_importing_services_does_not_patch():
     statements = "import dploylib.services\nfrom gevent import monkey\nassert not monkey.saved, list(monkey.saved)"
     modules_after(statements)
+
+
+def test_importing_the_plugin_of_pytest_costs_next_to_nothing():
+    added = modules_after("import pytest, dploylib.testing.plugin") - modules_after("import pytest")
+    assert {name for name in added if not name.startswith("dploylib")} <= {"__future__"}
+
+
+def test_the_testing_kit_needs_no_pytest():
+    names = "from dploylib.testing import *; import dploylib.testing as kit; assert set(kit.__all__) <= set(globals())"
+    assert "pytest" not in modules_after(names)

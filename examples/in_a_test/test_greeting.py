@@ -1,14 +1,16 @@
-"""A service inside a test: really started, talked to over real sockets, and gone afterwards.
+"""A service inside a test, really started and talked to over real sockets; and one of its handlers without any.
 
     pytest examples/in_a_test/test_greeting.py
 
-No port is written down anywhere, so that such tests never get into each other's way.
+No port is written down anywhere, so that such tests never get into each other's way. If the service died, or
+left something behind, they would fail.
 """
 
 import pytest
 
-from dploylib import Envelope, Server, Service, Socket, bind_in
-from dploylib.transport import Problem
+from dploylib import Envelope, Server, Service, bind_in
+from dploylib.errors import RemoteError
+from dploylib.testing import call_handler
 
 
 class Greeter(Server):
@@ -18,31 +20,21 @@ class Greeter(Server):
 
 
 @pytest.fixture
-def service():
-    with Service() as service:
-        service.add_server("greeter", Greeter)
-        service.start(
-            config_dict={
-                "servers": {"greeter": {"request": {"uri": "tcp://127.0.0.1:*"}}},  # any port that is free
-                "general": {"greeting": "Hello"},
-            }
-        )
-        yield service
+def greeter(service_runner):
+    service = Service()
+    service.add_server("greeter", Greeter)
+    return service_runner(service, general={"greeting": "Hello"})
 
 
-@pytest.fixture
-def client(service):
-    with Socket.new("req", service.endpoints["greeter"]["request"]) as socket:
-        yield socket
+def test_a_greeting_has_the_name(greeter):
+    assert greeter.client("greeter.request").request("Ada").text == "Hello, Ada"
 
 
-def test_a_greeting_has_the_name(client):
-    client.send_text("Ada")
-    assert client.receive_text(timeout=5) == "Hello, Ada"
+def test_a_name_that_is_no_text_is_refused(greeter):
+    with pytest.raises(RemoteError, match="Undecodable body"):
+        greeter.client("greeter.request").request(Envelope.new("text/plain", b"\xff"))
+    assert greeter.server("greeter").counts["request"].refused == 1
 
 
-def test_a_name_that_is_no_text_is_refused(client, service):
-    client.send_envelope(Envelope.new("text/plain", b"\xff"))
-    problem = Problem.from_envelope(client.receive_envelope(timeout=5))
-    assert problem.type == "urn:dploylib:undecodable-data"
-    assert service.servers["greeter"].counts["request"].refused == 1
+def test_the_greeting_is_that_of_the_settings():
+    assert call_handler(Greeter, "request", "Ada", general={"greeting": "Servus"}).reply.text == "Servus, Ada"

@@ -170,7 +170,7 @@ def test_an_idempotent_request_is_sent_again(echo, wait_until):
 def test_no_more_often_than_it_may(bare, wait_until):
     """The connection of each try is cut by the proxy of a peer that never answers."""
     from dploylib.errors import TransportError
-    from tests.hard.proxy import FlakyProxy
+    from dploylib.testing import FlakyProxy
 
     peer, endpoint = bare
     proxy = FlakyProxy(endpoint)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.hard.proxy import FlakyProxy
+from dploylib.testing import FlakyProxy
 from tests.hard.running import RunningTarget
 
 
