@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from dploylib import errors
+    from dploylib.clients import ListeningClient, ObservableServiceClient, PushClient, RequestClient
     from dploylib.errors import DployError
     from dploylib.servers import Handler, Server, bind, bind_in, connect, connect_in, every, offload
     from dploylib.services import Service
@@ -23,7 +24,11 @@ __all__ = [
     "DployError",
     "Envelope",
     "Handler",
+    "ListeningClient",
+    "ObservableServiceClient",
+    "PushClient",
     "ReceivedData",
+    "RequestClient",
     "Server",
     "Service",
     "Socket",
@@ -44,7 +49,11 @@ _HOMES = {
     "DployError": "errors",
     "Envelope": "transport",
     "Handler": "servers",
+    "ListeningClient": "clients",
+    "ObservableServiceClient": "clients",
+    "PushClient": "clients",
     "ReceivedData": "transport",
+    "RequestClient": "clients",
     "Server": "servers",
     "Service": "services",
     "Socket": "transport",
