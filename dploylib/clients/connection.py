@@ -226,11 +226,10 @@ class Connection:
             for go_on, reply in self._replies():
                 self._hub.loop.run_callback(go_on, reply)
         self._shut()
+        if was_ready:  # no warning: whom it concerns is told by an exception
+            log.info("the connection to %s was lost, with %d requests on their way", self.uri, len(self.calls))
         if self.calls:
-            log.warning("the connection to %s was lost with %d requests on their way", self.uri, len(self.calls))
             self.circuit.failed()
-        elif was_ready:
-            log.info("the connection to %s was lost", self.uri)
         now = time.monotonic()
         self._fail_all(lambda call: ConnectionLost(self.uri, now - call.began))
         self._changed()
