@@ -7,7 +7,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import Any
 
 import gevent
@@ -23,6 +22,7 @@ from ..transport.envelope import adopt
 from ..transport.options import Options
 from ..transport.publishing import subscription_id
 from ..transport.reading import is_confirmation, read_message
+from .base import Client
 from .watching import WatchedEndpoint, options_of
 
 __all__ = ["ListeningClient"]
@@ -36,7 +36,7 @@ _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about messages
 _RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 
 
-class ListeningClient:
+class ListeningClient(Client):
     """Receives what a publisher publishes under ids that begin with `id`: a str, or several; '' is everything.
 
     For example::
@@ -71,8 +71,7 @@ class ListeningClient:
         self._stopped = False
         self._untold = 0  # what went wrong since the log last had a line about it
         self._complains_from = 0.0  # on the clock of time.monotonic
-        self._owns_context = context is None
-        self._context = Context.new() if context is None else context
+        super().__init__(context)
         try:
             self._socket = self._context.socket("sub", options_of(_OPTIONS, options))
         except BaseException:
@@ -247,18 +246,6 @@ class ListeningClient:
         self._socket.close()
         self._ready.set()
         self._close_context()
-
-    def __enter__(self) -> ListeningClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _close_context(self) -> None:
-        if self._owns_context:
-            self._context.close(linger=0)
 
     # Underneath --------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from ..errors import FollowTimeout, PeerError, RemoteFailure, SocketClosed
 from ..transport import Context, Envelope, Link, ReceivedData
 from ..transport.deadlines import handler_deadline, set_handler_deadline
 from ..transport.spawning import spawn_named
+from .base import Client
 from .encoding import envelope_of
 from .listening import ListeningClient
 from .request import DEFAULT_TIMEOUT, RequestClient
@@ -26,7 +27,7 @@ _REPLIED: Any = object()
 """What a `Following` is told when there is a reply."""
 
 
-class ObservableServiceClient:
+class ObservableServiceClient(Client):
     """Sends requests, and follows what is broadcast about each, under an id of its own, until it is completed.
 
     For example::
@@ -53,8 +54,7 @@ class ObservableServiceClient:
     ) -> None:
         self.timeout = timeout
         self._followed: dict[str, list[Following]] = {}  # by id
-        self._owns_context = context is None
-        self._context = Context.new() if context is None else context
+        super().__init__(context)
         try:
             self._requests = RequestClient(request_uri, self._context, reply_obj)
             try:
@@ -105,14 +105,6 @@ class ObservableServiceClient:
         self._distributing.join()
         self._close_context()
 
-    def __enter__(self) -> ObservableServiceClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         return f"<ObservableServiceClient {', '.join(self._requests.endpoints)} and {self._broadcasts.endpoint}>"
 
@@ -137,10 +129,6 @@ class ObservableServiceClient:
                 del self._followed[following.id]
             if not self._broadcasts.closed:
                 self._broadcasts.unsubscribe(following.id)
-
-    def _close_context(self) -> None:
-        if self._owns_context:
-            self._context.close(linger=0)
 
 
 class Following:

@@ -15,8 +15,9 @@ from ..errors import ConnectTimeout, SendTimeout, SocketClosed
 from ..transport import DEFAULT_LINGER, Context, Socket
 from ..transport.deadlines import seconds_until
 from ..transport.options import Options
+from .base import Client, endpoints_of, known_of
 from .encoding import envelope_of
-from .watching import WatchedEndpoint, endpoints_of, options_of
+from .watching import WatchedEndpoint, options_of
 
 __all__ = ["PushClient"]
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 _TURN = 0.02  # seconds for which one of several peers is waited for before the others are looked at again
 
 
-class PushClient:
+class PushClient(Client):
     """Hands messages over to PULL sockets, of dploylib or of anybody who knows envelopes.
 
     For example::
@@ -58,8 +59,7 @@ class PushClient:
         self._closed = False
         self._some_ready = Event()
         self._peers: list[_Peer] = []
-        self._owns_context = context is None
-        self._context = Context.new() if context is None else context
+        super().__init__(context)
         try:
             for one in uris:
                 self._peers.append(_Peer(one, self._context, options, self))
@@ -67,7 +67,7 @@ class PushClient:
             self._closed = True
             for peer in self._peers:
                 peer.close()
-            self._close_context()
+            self._close_context(linger=None)
             raise
         self._look()
 
@@ -140,16 +140,13 @@ class PushClient:
                 if not peer.endpoint.wait_closed(max(0.0, expires - time.monotonic())) and peer.socket.sent
             ]
         finally:
-            self._close_context()
+            self._close_context(linger=None)
         if late:
             uris = ", ".join(peer.endpoint.uri for peer in late)
             raise SendTimeout(
                 f"{uris}: not all of the {sum(peer.socket.sent for peer in late)} messages that were pushed were taken "
                 f"within {time.monotonic() - began:.3g} s, and the rest is lost: {self._known()}"
             )
-
-    def __enter__(self) -> PushClient:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -185,16 +182,11 @@ class PushClient:
         return ", ".join(peer.endpoint.uri for peer in self._peers)
 
     def _known(self) -> str:
-        known = [(peer.endpoint.uri, peer.endpoint.known()) for peer in self._peers]
-        return known[0][1] if len(known) == 1 else "; ".join(f"{uri}: {words}" for uri, words in known)
+        return known_of((peer.endpoint.uri, peer.endpoint.known()) for peer in self._peers)
 
     def _not_sent(self, elapsed: float) -> SendTimeout:
         full = ", but it takes no more messages: its queue is full" if self.connected else ""
         return SendTimeout(f"{self._uris}: nothing was sent within {elapsed:.3g} s: {self._known()}{full}")
-
-    def _close_context(self) -> None:
-        if self._owns_context:
-            self._context.close()
 
 
 class _Peer:

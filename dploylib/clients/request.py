@@ -8,7 +8,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import gevent
@@ -40,10 +39,10 @@ from ..transport.codecs import ObjectDecoder
 from ..transport.deadlines import handler_deadline, seconds_until, set_handler_deadline
 from ..transport.envelope import adopt
 from ..transport.options import Options
+from .base import Client, endpoints_of, known_of
 from .connection import Call, Connection
 from .encoding import envelope_of
 from .retrying import RetryBudget, backoff
-from .watching import endpoints_of
 
 __all__ = ["DEFAULT_TIMEOUT", "EndpointStatus", "RequestClient"]
 
@@ -76,7 +75,7 @@ class EndpointStatus(NamedTuple):
     connections: int
 
 
-class RequestClient:
+class RequestClient(Client):
     """Asks REP and ROUTER sockets, of dploylib or of anybody who knows envelopes.
 
     For example::
@@ -107,8 +106,7 @@ class RequestClient:
         self.timeout = _checked_timeout(timeout)
         self.retries = retries
         self._decoder = None if obj is None else ObjectDecoder(obj)
-        self._owns_context = context is None
-        self._context = Context.new() if context is None else context
+        super().__init__(context)
         self._hub = gevent.get_hub()
         self._numbers = itertools.count(random.getrandbits(63))  # of the calls; those of other clients are elsewhere
         self._budget = RetryBudget()
@@ -236,16 +234,7 @@ class RequestClient:
         self._closed = True
         for one in self._connections:
             one.close()
-        if self._owns_context:
-            self._context.close(linger=0)
-
-    def __enter__(self) -> RequestClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+        self._close_context()
 
     # One attempt -------------------------------------------------------------------------------------------------
 
@@ -317,8 +306,7 @@ class RequestClient:
         endpoint = ", ".join(one.uri for one in connections)
         elapsed = time.monotonic() - call.began
         if not known:
-            each = [(one.uri, one.known()) for one in connections]
-            known = each[0][1] if len(each) == 1 else "; ".join(f"{uri}: {words}" for uri, words in each)
+            known = known_of((one.uri, one.known()) for one in connections)
         return RequestTimeout(endpoint, elapsed, call.sent, known)
 
     # More attempts -----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from ..errors import EndpointError, ReceiveTimeout, SocketClosed
 from ..transport import Link, Socket, SocketMonitor
@@ -14,7 +14,7 @@ from ..transport.options import Options, option_pairs
 from ..transport.spawning import spawn_named
 from .diagnosis import Diagnosis
 
-__all__ = ["WatchedEndpoint", "endpoints_of", "options_of"]
+__all__ = ["WatchedEndpoint", "options_of"]
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,6 @@ _OPTIONS = {
 }
 _MARGIN = 0.1  # seconds of linger beyond those that are waited for: what ends before that has sent everything
 _PAUSE = 1.0  # seconds after which an endpoint that libzmq has given up is connected to again
-
-
-def endpoints_of(uri: str | Iterable[str]) -> list[str]:
-    """The endpoints of a client that takes one or several, each once. Raises `ValueError` when there is none."""
-    uris = [uri] if isinstance(uri, str) else list(dict.fromkeys(uri))
-    if not uris:
-        raise ValueError("a client needs at least one endpoint")
-    return uris
 
 
 def options_of(defaults: Options, given: Options | None) -> list[tuple[str, object]]:
@@ -96,7 +88,7 @@ class WatchedEndpoint:
 
     def known(self) -> str:
         """What is known of the connection, in words. May look why there is none, for a moment."""
-        return "connected" if self.ready else self._link.words(self._diagnosis.make)
+        return self.state if self.ready else self._link.words(self._diagnosis.make)
 
     def close(self) -> None:
         """Watch no more. To be called before the socket is closed."""

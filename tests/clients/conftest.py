@@ -8,6 +8,8 @@ from typing import Any
 import gevent
 import gevent.subprocess
 import pytest
+import zmq
+import zmq.green
 
 from dploylib import Server, Service, bind
 from dploylib.transport import Context, Socket
@@ -128,3 +130,19 @@ def run_peer(leak_check) -> Iterator[Callable[..., Process]]:
     yield start
     for one in processes:
         one.kill()
+
+
+@pytest.fixture
+def bare(leak_check) -> Iterator[Callable[..., tuple[Any, str]]]:
+    """`bare("router")`: a plain pyzmq socket that is bound, and its endpoint."""
+    context = zmq.green.Context()
+
+    def bind(kind: str, **options: Any) -> tuple[Any, str]:
+        socket = context.socket(getattr(zmq, kind.upper()))
+        for name, value in {"linger": 0, **options}.items():
+            setattr(socket, name, value)
+        socket.bind(ANYWHERE)
+        return socket, socket.last_endpoint.decode()
+
+    yield bind
+    context.destroy(linger=0)

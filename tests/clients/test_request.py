@@ -6,14 +6,12 @@ import math
 import pickle
 import socket as network
 from collections import Counter
-from contextlib import ExitStack, contextmanager
 
 import gevent
 import gevent.subprocess
 import msgspec
 import pytest
 import zmq
-import zmq.green
 from gevent.event import Event
 
 from dploylib import Context, Envelope, Server, Service, bind_in
@@ -28,6 +26,7 @@ from dploylib.errors import (
     SocketStateError,
 )
 from dploylib.transport import Metadata
+from tests.clients.asking import asking, received_by
 
 pytestmark = pytest.mark.usefixtures("leak_check")
 
@@ -85,38 +84,6 @@ def echo(service):
 def client(request, service):
     with RequestClient(service.endpoints["echo"][request.param], timeout=PATIENCE) as client:
         yield client
-
-
-@pytest.fixture
-def bare():
-    """`bare("router")`: a plain pyzmq socket that is bound, and its endpoint."""
-    with ExitStack() as stack:
-        context = zmq.green.Context()
-        stack.callback(context.destroy, linger=0)
-
-        def bind(kind, **options):
-            socket = context.socket(getattr(zmq, kind.upper()))
-            for name, value in {"linger": 0, **options}.items():
-                setattr(socket, name, value)
-            socket.bind(ANYWHERE)
-            return socket, socket.last_endpoint.decode()
-
-        yield bind
-
-
-@contextmanager
-def asking(client, *arguments, **how):
-    """A call that is on its way."""
-    call = gevent.spawn(client.request, *arguments, **how)
-    try:
-        yield call
-    finally:
-        call.kill()
-
-
-def received_by(peer):
-    with gevent.Timeout(PATIENCE, AssertionError("no request came")):
-        return peer.recv_multipart()
 
 
 # What is sent and what is returned -------------------------------------------------------------------------------

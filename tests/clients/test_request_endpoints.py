@@ -8,7 +8,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import gevent
@@ -20,7 +19,10 @@ from gevent.event import Event
 from dploylib import Server, Service, bind_in
 from dploylib.clients import RequestClient
 from dploylib.clients.retrying import Circuit, RetryBudget, backoff
-from dploylib.errors import ConnectionLost, RemoteError, RequestTimeout
+from dploylib.errors import ConnectionLost, RemoteError, RequestTimeout, TransportError
+from dploylib.testing import FlakyProxy
+from dploylib.transport import Metadata
+from tests.clients.asking import asking, received_by
 
 pytestmark = pytest.mark.usefixtures("leak_check")
 
@@ -71,31 +73,6 @@ def start_echo() -> Iterator[Callable[[], EchoProcess]]:
 @pytest.fixture
 def echo(start_echo):
     return start_echo()
-
-
-@pytest.fixture
-def bare():
-    """A plain ROUTER and its endpoint: a service that answers as the test wants."""
-    context = zmq.green.Context()
-    socket = context.socket(zmq.ROUTER)
-    socket.bind(ANYWHERE)
-    yield socket, socket.last_endpoint.decode()
-    context.destroy(linger=0)
-
-
-@contextmanager
-def asking(client, *arguments, **how):
-    """A call that is on its way."""
-    call = gevent.spawn(client.request, *arguments, **how)
-    try:
-        yield call
-    finally:
-        call.kill()
-
-
-def received_by(peer):
-    with gevent.Timeout(PATIENCE, AssertionError("no request came")):
-        return peer.recv_multipart()
 
 
 def who(reply):
@@ -169,10 +146,7 @@ def test_an_idempotent_request_is_sent_again(echo, wait_until):
 
 def test_no_more_often_than_it_may(bare, wait_until):
     """The connection of each try is cut by the proxy of a peer that never answers."""
-    from dploylib.errors import TransportError
-    from dploylib.testing import FlakyProxy
-
-    peer, endpoint = bare
+    peer, endpoint = bare("router")
     proxy = FlakyProxy(endpoint)
     with RequestClient(proxy.endpoint, retries=2) as client, asking(client, "x", idempotent=True) as call:
         for _ in range(3):
@@ -272,7 +246,7 @@ def problem(peer, frames, type, status=503):
     ],
 )
 def test_only_what_is_safe_is_asked_again(bare, type, status, idempotent, again):
-    peer, endpoint = bare
+    peer, endpoint = bare("router")
     with RequestClient(endpoint) as client, asking(client, "x", idempotent=idempotent) as call:
         problem(peer, received_by(peer), type, status)
         if again:
@@ -285,7 +259,7 @@ def test_only_what_is_safe_is_asked_again(bare, type, status, idempotent, again)
 
 
 def test_an_overloaded_service_gets_no_more_than_some_tries(bare):
-    peer, endpoint = bare
+    peer, endpoint = bare("router")
     with RequestClient(endpoint, retries=2) as client, asking(client, "x") as call:
         for _ in range(3):
             problem(peer, received_by(peer), "urn:dploylib:overloaded")
@@ -295,10 +269,8 @@ def test_an_overloaded_service_gets_no_more_than_some_tries(bare):
 
 
 def test_each_try_has_a_frame_of_its_own_and_the_time_that_is_left(bare):
-    peer, endpoint = bare
+    peer, endpoint = bare("router")
     with RequestClient(endpoint) as client, asking(client, "x", timeout=PATIENCE) as call:
-        from dploylib.transport import Metadata
-
         tries = []
         for _ in range(2):
             tries.append(received_by(peer))
@@ -413,7 +385,7 @@ def test_a_try_of_which_nobody_tells_how_it_ended_is_followed_by_another_one():
 
 def test_an_endpoint_that_answers_nothing_is_left_out_and_that_is_visible(start_echo, bare, wait_until):
     echo = start_echo()
-    _, mute = bare
+    _, mute = bare("router")
     with RequestClient([echo.endpoint, mute]) as client:
         wait_until(lambda: all(one.connection == "ready" for one in client.endpoints.values()))
         failed = 0
@@ -428,7 +400,7 @@ def test_an_endpoint_that_answers_nothing_is_left_out_and_that_is_visible(start_
 
 
 def test_where_nobody_else_is_left_an_open_circuit_keeps_nobody_from_asking(bare):
-    peer, endpoint = bare
+    peer, endpoint = bare("router")
     with RequestClient(endpoint) as client:
         for _ in range(5):
             with pytest.raises(RequestTimeout):

@@ -1,0 +1,51 @@
+"""What all clients share: a context to make sockets in, endpoints, and an end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TypeVar
+
+from ..transport import Context
+
+__all__ = ["Client", "endpoints_of", "known_of"]
+
+_Client = TypeVar("_Client", bound="Client")
+
+
+class Client:
+    """Makes its sockets in the context that is given, or in one of its own, which it closes. It is used by `with`."""
+
+    def __init__(self, context: Context | None) -> None:
+        self._owns_context = context is None
+        self._context = Context.new() if context is None else context
+
+    def close(self) -> None:
+        """Close the client."""
+        raise NotImplementedError(f"{type(self).__name__} must say in close() what there is to close")
+
+    def __enter__(self: _Client) -> _Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _close_context(self, linger: float | None = 0.0) -> None:
+        if self._owns_context:
+            self._context.close(linger)
+
+
+def endpoints_of(uri: str | Iterable[str]) -> list[str]:
+    """The endpoints of a client that takes one or several, each once. Raises `ValueError` when there is none."""
+    uris = [uri] if isinstance(uri, str) else list(dict.fromkeys(uri))
+    if not uris:
+        raise ValueError("a client needs at least one endpoint")
+    return uris
+
+
+def known_of(endpoints: Iterable[tuple[str, str]]) -> str:
+    """What is known of the connections to these endpoints, each with words about it, in one text."""
+    each = list(endpoints)
+    return each[0][1] if len(each) == 1 else "; ".join(f"{uri}: {words}" for uri, words in each)
