@@ -1,18 +1,17 @@
 """Fixtures for the tests of clients: publishers in this process, and peers in processes of their own."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
-import gevent.subprocess
 import pytest
 import zmq
 import zmq.green
 
 from dploylib import Server, Service, bind
 from dploylib.transport import Context, Socket
+from tests.processes import Process, starter
 
 PEERS = Path(__file__).parent / "peers"
 PATIENCE = 20.0  # seconds; an upper bound for what comes at once, on a loaded machine too
@@ -82,54 +81,10 @@ def spawn(leak_check) -> Iterator[Callable[..., gevent.Greenlet]]:
     gevent.killall(greenlets, timeout=PATIENCE)
 
 
-class Process:
-    """A process that runs a script of `peers/`, or another one."""
-
-    def __init__(self, script: str, *arguments: str) -> None:
-        self._popen = gevent.subprocess.Popen(
-            [sys.executable, str(PEERS / script), *arguments],
-            stdin=gevent.subprocess.PIPE,
-            stdout=gevent.subprocess.PIPE,
-        )
-
-    def line(self) -> str:
-        """The next line that it prints."""
-        with gevent.Timeout(2 * PATIENCE, AssertionError("the peer prints nothing")):
-            return str(self._popen.stdout.readline().decode().strip())
-
-    def say(self, line: str) -> None:
-        """Give it a line to read."""
-        self._popen.stdin.write(line.encode() + b"\n")
-        self._popen.stdin.flush()
-
-    def signal(self, number: int) -> None:
-        self._popen.send_signal(number)
-
-    def end(self) -> int:
-        """Wait until it has ended; its exit status."""
-        with gevent.Timeout(2 * PATIENCE, AssertionError("the peer does not end")):
-            return int(self._popen.wait())
-
-    def kill(self) -> None:
-        """End it now, with SIGKILL."""
-        self._popen.kill()
-        self._popen.wait()
-        self._popen.stdin.close()
-        self._popen.stdout.close()
-
-
 @pytest.fixture
 def run_peer(leak_check) -> Iterator[Callable[..., Process]]:
     """`run_peer("publish.py", endpoint)`: a peer in a process of its own."""
-    processes: list[Process] = []
-
-    def start(script: str, *arguments: str) -> Process:
-        processes.append(Process(script, *arguments))
-        return processes[-1]
-
-    yield start
-    for one in processes:
-        one.kill()
+    yield from starter(PEERS)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import gevent
@@ -23,51 +23,41 @@ from dploylib.errors import ConnectionLost, RemoteError, RequestTimeout, Transpo
 from dploylib.testing import FlakyProxy
 from dploylib.transport import Metadata
 from tests.clients.asking import asking, received_by
+from tests.processes import Process
 
 pytestmark = pytest.mark.usefixtures("leak_check")
 
 PATIENCE = 20.0  # seconds; an upper bound for what comes at once, on a loaded machine too
 ANYWHERE = "tcp://127.0.0.1:*"
-ECHO = Path(__file__).parent / "peers" / "echo.py"
 
 
-class EchoProcess:
+class Echo:
     """The echo of `peers/echo.py`, which can be killed and started again at its endpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_peer: Callable[..., Process]) -> None:
+        self._run_peer = run_peer
         self.endpoint = ANYWHERE
         self.start()
 
     def start(self) -> None:
-        self._popen = gevent.subprocess.Popen([sys.executable, ECHO, self.endpoint], stdout=gevent.subprocess.PIPE)
-        with gevent.Timeout(PATIENCE, AssertionError("the peer prints nothing")):
-            self.endpoint = self._popen.stdout.readline().decode().strip()
+        self.process = self._run_peer("echo.py", self.endpoint)
+        self.endpoint = self.process.line()
 
     @property
     def pid(self) -> int:
-        return self._popen.pid
+        return self.process.pid
 
     def signal(self, number: int) -> None:
-        self._popen.send_signal(number)
+        self.process.signal(number)
 
     def kill(self) -> None:
-        self._popen.kill()
-        self._popen.wait()
-        self._popen.stdout.close()
+        self.process.kill()
 
 
 @pytest.fixture
-def start_echo() -> Iterator[Callable[[], EchoProcess]]:
+def start_echo(run_peer) -> Callable[[], Echo]:
     """`start_echo()`: an echo in a process of its own."""
-    processes: list[EchoProcess] = []
-
-    def start() -> EchoProcess:
-        processes.append(EchoProcess())
-        return processes[-1]
-
-    yield start
-    for one in processes:
-        one.kill()
+    return lambda: Echo(run_peer)
 
 
 @pytest.fixture
@@ -95,7 +85,6 @@ def test_a_lost_connection_is_known_at_once(echo, wait_until):
         assert isinstance(error, ConnectionError)
         assert error.endpoint == echo.endpoint
         assert "the request may have been handled" in str(error)
-        echo.start()
 
 
 def test_replies_that_came_before_the_connection_broke_are_handed_out(wait_until):
@@ -170,7 +159,6 @@ def test_a_deadline_ends_the_tries(echo, wait_until):
             if isinstance(raised.value, RequestTimeout):
                 assert raised.value.sent
                 assert "the connection was lost" in raised.value.known
-        echo.start()
 
 
 # Several endpoints -------------------------------------------------------------------------------------------------
@@ -221,7 +209,6 @@ def test_an_idempotent_request_goes_to_another_endpoint(start_echo, wait_until):
         second.signal(signal.SIGCONT)
         gevent.joinall(calls, timeout=PATIENCE, raise_error=True)
         assert {who(call.value) for call in calls} == {second.pid}
-        first.start()
 
 
 # What a service says that cannot now -------------------------------------------------------------------------------
@@ -594,7 +581,6 @@ def test_a_plain_script_learns_of_a_lost_connection(script, echo):
     _, line = script
     echo.kill()
     assert line() == "lost"
-    echo.start()
 
 
 def test_a_plain_script_can_be_interrupted(script, echo):

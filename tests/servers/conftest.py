@@ -1,13 +1,11 @@
 """Fixtures for the tests of servers: a server that runs, and plain pyzmq peers that know nothing of dploylib."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
-import gevent.subprocess
 import msgspec
 import pytest
 import zmq
@@ -17,6 +15,7 @@ from gevent.event import Event
 from dploylib import servers
 from dploylib.config import ServerSettings, YAMLConfigMapper
 from dploylib.transport import Context
+from tests.processes import Process, starter
 
 PATIENCE = 10.0  # seconds; an upper bound for what comes at once, on a loaded machine too
 ANYWHERE = "tcp://127.0.0.1:*"
@@ -178,46 +177,7 @@ def metadata_frame() -> Callable[..., bytes]:
     return frame
 
 
-class Process:
-    """A process that runs a script of `peers/`, which knows nothing but pyzmq."""
-
-    def __init__(self, script: str, *arguments: Any) -> None:
-        self._popen = gevent.subprocess.Popen(
-            [sys.executable, str(PEERS / script), *map(str, arguments)],
-            stdin=gevent.subprocess.PIPE,
-            stdout=gevent.subprocess.PIPE,
-        )
-
-    def line(self) -> str:
-        """The next line that it prints."""
-        with gevent.Timeout(2 * PATIENCE, AssertionError("the peer prints nothing")):
-            return str(self._popen.stdout.readline().decode().strip())
-
-    def say(self, line: str) -> None:
-        """Give it a line to read."""
-        self._popen.stdin.write(line.encode() + b"\n")
-        self._popen.stdin.flush()
-
-    def signal(self, number: int) -> None:
-        self._popen.send_signal(number)
-
-    def close(self) -> None:
-        """End it now."""
-        self._popen.kill()
-        self._popen.wait()
-        self._popen.stdin.close()
-        self._popen.stdout.close()
-
-
 @pytest.fixture
 def process() -> Iterator[Callable[..., Process]]:
     """`process("ask.py", endpoint)`: a peer in a process of its own."""
-    processes: list[Process] = []
-
-    def start(script: str, *arguments: Any) -> Process:
-        processes.append(Process(script, *arguments))
-        return processes[-1]
-
-    yield start
-    for one in processes:
-        one.close()
+    yield from starter(PEERS)

@@ -1,15 +1,14 @@
 """Fixtures for the tests of the transport: contexts, greenlets and peers that end with the test."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gevent
-import gevent.subprocess
 import pytest
 
 from dploylib.transport import Context, Socket
+from tests.processes import Process, starter
 
 PEERS = Path(__file__).parent / "peers"
 PATIENCE = 20.0  # seconds after which something that should happen is taken not to happen
@@ -63,51 +62,6 @@ def connected(context: Context) -> Callable[..., tuple[Socket, Socket]]:
 
 
 @pytest.fixture
-def peer() -> Iterator[Callable[..., "Peer"]]:
+def peer() -> Iterator[Callable[..., Process]]:
     """Start a script of `peers/`, which knows nothing but pyzmq, in a process of its own."""
-    peers: list[Peer] = []
-
-    def start(script: str, *arguments: str) -> Peer:
-        peers.append(Peer(script, *arguments))
-        return peers[-1]
-
-    yield start
-    for peer in peers:
-        peer.close()
-
-
-class Peer:
-    """A process that runs a script of `peers/`."""
-
-    def __init__(self, script: str, *arguments: str) -> None:
-        self.process = gevent.subprocess.Popen(
-            [sys.executable, str(PEERS / script), *arguments],
-            stdin=gevent.subprocess.PIPE,
-            stdout=gevent.subprocess.PIPE,
-        )
-
-    def line(self) -> str:
-        """The next line that it prints."""
-        with gevent.Timeout(PATIENCE, AssertionError("the peer prints nothing")):
-            return str(self.process.stdout.readline().decode().strip())
-
-    def frames(self) -> list[bytes]:
-        """The next message that it prints: its frames in hexadecimal, separated by commas."""
-        return [bytes.fromhex(frame) for frame in self.line().split(",")]
-
-    def say(self, line: str) -> None:
-        """Give it a line to read."""
-        self.process.stdin.write(line.encode() + b"\n")
-        self.process.stdin.flush()
-
-    def end(self) -> int:
-        """Wait until it ended; its exit status."""
-        with gevent.Timeout(PATIENCE, AssertionError("the peer does not end")):
-            return int(self.process.wait())
-
-    def close(self) -> None:
-        """End it now."""
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
+    yield from starter(PEERS)

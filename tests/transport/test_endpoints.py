@@ -334,7 +334,7 @@ def test_what_a_killed_owner_left_is_taken_over(ipc_dir, context, peer):
     uri = f"ipc://{ipc_dir}/a"
     other = peer("bind_ipc.py", uri)
     assert other.line() == "bound"
-    other.process.send_signal(signal.SIGKILL)
+    other.signal(signal.SIGKILL)
     assert other.end() == -signal.SIGKILL
     assert sorted(path.name for path in ipc_dir.iterdir()) == ["a", "a.lock"]
     ours = Socket.bind_new("pull", uri, context=context)
