@@ -92,7 +92,7 @@ def _seconds(given: Any) -> float:
         seconds = float(given)
     except (TypeError, ValueError):
         seconds = -1
-    if not seconds >= 0:
+    if not 0 <= seconds < 1e9:  # decades; a lock cannot wait for ever so many
         raise pytest.UsageError(f"dploylib_timeout is a number of seconds from 0 on, not {given!r}")
     return seconds
 

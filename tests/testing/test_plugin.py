@@ -329,7 +329,7 @@ def test_who_debugs_has_all_the_time_in_the_world(pytester, run):
     run(source, "--dploylib-timeout=0.1").assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("given", ["soon", "-1", "nan"])
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf"])
 def test_a_limit_that_is_none_is_refused(given, run, pytester):
     told = f"*dploylib_timeout is a number of seconds from 0 on*{given}*"
     for arguments, expected in (
