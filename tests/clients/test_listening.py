@@ -1,5 +1,6 @@
 """ListeningClient: what it receives, when it is connected, and how it ends."""
 
+import contextlib
 import logging
 import textwrap
 
@@ -11,6 +12,7 @@ import zmq
 from dploylib import Context, Server, bind_in
 from dploylib.clients import ListeningClient
 from dploylib.errors import (
+    AddressInUse,
     ConnectTimeout,
     EndpointError,
     MalformedEnvelope,
@@ -199,13 +201,21 @@ def test_a_peer_of_another_type_is_a_timeout_that_says_so(peer_socket, listen):
         client.wait_connected(timeout=0.3)
 
 
-def test_it_connects_when_a_publisher_takes_the_place_of_a_peer_of_another_type(peer_socket, listen, run_peer):
+def test_it_connects_when_a_publisher_takes_the_place_of_a_peer_of_another_type(peer_socket, listen, wait_until):
     wrong = peer_socket("rep")
     client = listen(wrong.endpoint)
     with pytest.raises(ConnectTimeout):
         client.wait_connected(timeout=0.3)
     wrong.close()
-    run_peer("feed.py", client.endpoint)
+    publisher = wrong.context.socket("xpub")
+    publishing.confirm_subscriptions(publisher)
+
+    def bound():
+        with contextlib.suppress(AddressInUse):  # libzmq closes the other one a moment later
+            publisher.bind(client.endpoint)
+        return publisher.endpoints
+
+    wait_until(bound)
     assert client.wait_connected(timeout=PATIENCE) is True
 
 
