@@ -225,7 +225,7 @@ def test_a_second_signal_ends_the_running_handler_at_once(start_service, start, 
     service.process.send_signal(number)
     assert service.ended() == 128 + number
     _, errors = call.communicate(timeout=30)
-    assert "503 Shutting down" in errors
+    assert "503 Handler ended" in errors
     assert call.returncode == 6
 
 
@@ -236,7 +236,7 @@ def test_the_time_that_handlers_have_in_a_stop_can_be_chosen(start_service, star
     service.process.send_signal(signal.SIGTERM)
     assert service.ended() == 0  # it was no second signal that ended the handler
     _, errors = call.communicate(timeout=30)
-    assert "503 Shutting down" in errors
+    assert "503 Handler ended" in errors
 
 
 def test_a_service_whose_server_dies_ends_with_a_status_of_its_own(start_service, dploylib):
