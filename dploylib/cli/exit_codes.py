@@ -30,7 +30,7 @@ EXIT_CODES: dict[ExitCode, str] = {
     ExitCode.MODULE: "MODULE:ATTRIBUTE cannot be loaded, or is not a service",
     ExitCode.TIMEOUT: "the time was up",
     ExitCode.PEER: "the peer answered with a problem, or not with an envelope",
-    ExitCode.TRANSPORT: "an endpoint cannot be used: address in use, say",
+    ExitCode.TRANSPORT: "an endpoint cannot be used (address in use, say), or its connection was lost",
     ExitCode.SIGINT: "interrupted: a client by SIGINT, a service by a second signal",
     ExitCode.SIGTERM: "the same by SIGTERM",
 }

@@ -34,6 +34,9 @@ _RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory
 _TURN_SECONDS = 0.002  # for which replies are handed out before other greenlets may run
 _PAUSE = 1e-9  # more than nothing, so that timers and file descriptors get their turn too
 _LIKELY = 4  # replies in a row after which another one is likely
+_FIRST_DRAIN = 0.1  # seconds for which a service that shuts down is not asked; twice as long each time
+_LONGEST_DRAIN = 2.0
+_DRAIN_FORGOTTEN = 10.0  # seconds after which it begins with the first again
 _SHOWN = 100  # bytes of such a frame in the log
 _STABLE = 1.0  # seconds after which a connection that breaks was a good one, and is made again at once
 
@@ -78,6 +81,10 @@ class Connection:
         self._changed = changed
         self._hub = gevent.get_hub()
         self._again = self._hub.loop.timer(_PAUSE)
+        self._draining = False
+        self._drain_timer = self._hub.loop.timer(0)
+        self._drain_seconds = 0.0
+        self._drained_at = -math.inf
         self._quick_losses = 0
         self._complained = False
         self._diagnosis = Diagnosis(uri)
@@ -88,7 +95,14 @@ class Connection:
     @property
     def ready(self) -> bool:
         """Whether a request can be sent."""
-        return self.link.ready or not self._monitored
+        return not self._draining and (self.link.ready or not self._monitored)
+
+    @property
+    def state(self) -> str:
+        """How it stands: one of `Link.STATES`, or "draining"."""
+        if self._draining:
+            return "draining"
+        return "ready" if self.ready else self.link.state
 
     def exchange(self, call: Call) -> list[Any] | None:
         """Send a request, and return the frames of its reply, or None when there is none within its time.
@@ -152,8 +166,32 @@ class Connection:
                 timer.close()
             self.calls.pop(call.frame, None)
 
+    def drain(self) -> None:
+        """Send nothing more, since the service said that it shuts down: until it is back, or for a while.
+
+        What says so may be one of several services behind a proxy, to which the connection is never lost.
+        """
+        if self._draining:
+            return
+        now = time.monotonic()
+        first = now - self._drained_at > _DRAIN_FORGOTTEN
+        self._drain_seconds = _FIRST_DRAIN if first else min(_LONGEST_DRAIN, 2 * self._drain_seconds)
+        self._drained_at = now + self._drain_seconds
+        self._draining = True
+        self._drain_timer.close()
+        self._drain_timer = self._hub.loop.timer(self._drain_seconds)
+        self._drain_timer.start(self._end_drain)
+        self._changed()
+
+    def _end_drain(self) -> None:
+        self._draining = False
+        self._drain_timer.stop()
+        self._changed()
+
     def known(self) -> str:
         """What is known of the connection, in words. May look why there is none, for a moment."""
+        if self._draining:
+            return "the service is shutting down"
         return "connected" if self.ready else self.link.words(self._diagnosis.make)
 
     def close(self) -> None:
@@ -161,8 +199,9 @@ class Connection:
         if self._keeper is not None:
             self._keeper.kill()
         self._end()
-        self._again.stop()
-        self._again.close()
+        for timer in (self._again, self._drain_timer):
+            timer.stop()
+            timer.close()
 
     # The connection itself -------------------------------------------------------------------------------------
 
@@ -216,7 +255,7 @@ class Connection:
             self.link.hear(event)
             if self.link.ready and ready_at is None:
                 ready_at = time.monotonic()
-                self._changed()
+                self._end_drain()
             elif event.kind == "disconnected":
                 return ready_at
 

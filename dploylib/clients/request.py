@@ -56,15 +56,17 @@ _NO_PROBLEM = frozenset(  # mimetypes that need no closer look, which costs 1 us
     one.encode() for one in (TEXT_MIMETYPE, JSON_MIMETYPE, BYTES_MIMETYPE, MSGPACK_MIMETYPE)
 )
 _RETRY_PAUSE = 0.02  # seconds after which a send that failed for lack of memory, say, is tried again
-_NOT_BEGUN = ("urn:dploylib:overloaded", "urn:dploylib:shutting-down")
+_OVERLOADED = "urn:dploylib:overloaded"
+_SHUTTING_DOWN = "urn:dploylib:shutting-down"
 
 
 class EndpointStatus(NamedTuple):
     """How things stand with one endpoint.
 
-    `connection` is one of `Link.STATES`, `circuit` "closed", "open" or "half-open" (see `Circuit`); `failures` is how
-    often it failed in a row. `outstanding` requests wait for their reply, `late` replies came when nobody waited for
-    them any more, and `connections` is how often it was connected.
+    `connection` is one of `Link.STATES`, or "draining" when the service has said that it shuts down. `circuit` is
+    "closed", "open" or "half-open" (see `Circuit`), and `failures` how often it failed in a row. `outstanding` requests
+    wait for their reply, `late` replies came when nobody waited for them any more, and `connections` is how often it
+    was connected.
     """
 
     connection: str
@@ -203,7 +205,7 @@ class RequestClient(Client):
         """How things stand with each endpoint."""
         return {
             one.uri: EndpointStatus(
-                "ready" if one.ready else one.link.state,
+                one.state,
                 one.circuit.state,
                 one.circuit.failures,
                 len(one.calls),
@@ -242,7 +244,7 @@ class RequestClient(Client):
         """Send the request to one endpoint, and return its reply."""
         while True:
             connection = call.asked = self._connection(call)
-            call.frame = self._new_frame(call)
+            call.frame, sent_before = self._new_frame(call), call.sent
             try:
                 frames = connection.exchange(call)
             except SendTimeout as error:
@@ -255,7 +257,15 @@ class RequestClient(Client):
             if frames is None:
                 connection.circuit.failed()
                 raise self._timed_out(call, [connection])
-            return self._reply(connection, frames)
+            try:
+                return self._reply(connection, frames)
+            except RemoteError as error:
+                if error.type != _SHUTTING_DOWN:
+                    raise
+                connection.drain()
+                if not self.retries:
+                    raise
+                call.sent = sent_before  # as if it had not been: it waits for who can be asked
 
     def _connection(self, call: Call) -> Connection:
         """The connection to send a request on. Waits until there is one."""
@@ -296,7 +306,7 @@ class RequestClient(Client):
         if problem is None:
             connection.circuit.succeeded()
             return ReceivedData(envelope, self._decoder)
-        if problem.status == _UNAVAILABLE:
+        if problem.status == _UNAVAILABLE and problem.type != _SHUTTING_DOWN:
             connection.circuit.failed()
         else:
             connection.circuit.succeeded()
@@ -364,7 +374,7 @@ def _envelope_in(frames: list[Any]) -> Envelope:
 def _may_retry(error: Exception, idempotent: bool) -> bool:
     """Whether it is safe to send a request again that has failed so."""
     if isinstance(error, RemoteError):
-        return error.type in _NOT_BEGUN or (idempotent and error.status == _UNAVAILABLE)
+        return error.type == _OVERLOADED or (idempotent and error.status == _UNAVAILABLE)
     return idempotent
 
 

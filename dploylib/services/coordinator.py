@@ -159,6 +159,8 @@ class ServerCoordinator:
         run.error = error
         run.ended.set()
         if self._stopping or self._outcome.ready():
+            if isinstance(error, Exception) and run.ready.is_set():  # nobody else will tell
+                log.error("server %s died while it was to stop", run.name, exc_info=error)
             return
         if self._started:
             # In a greenlet: this may be the hub, in which neither hooks nor logs can wait.

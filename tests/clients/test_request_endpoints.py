@@ -269,6 +269,47 @@ def test_each_try_has_a_frame_of_its_own_and_the_time_that_is_left(bare):
         assert call.get(timeout=PATIENCE).text == "x"
 
 
+def test_a_service_that_shuts_down_is_asked_nothing_more_while_others_are_there(bare, start_echo, wait_until):
+    peer, leaving = bare("router")
+    other = start_echo()
+    with RequestClient([leaving, other.endpoint], timeout=PATIENCE) as client:
+        wait_until(lambda: all(one.connection == "ready" for one in client.endpoints.values()))
+        calls = [gevent.spawn(client.request, "x") for _ in range(10)]
+        for frames in [received_by(peer) for _ in range(5)]:
+            problem(peer, frames, "urn:dploylib:shutting-down")
+        gevent.joinall(calls, timeout=PATIENCE, raise_error=True)
+        assert {who(call.value) for call in calls} == {other.pid}
+        assert client.endpoints[leaving].circuit == "closed"
+
+
+def test_a_request_waits_for_a_service_that_shuts_down_as_long_as_its_deadline_allows(bare, wait_until):
+    peer, endpoint = bare("router")
+    with RequestClient(endpoint, retries=1) as client:
+        with asking(client, "x", timeout=PATIENCE) as call:
+            for _ in range(4):
+                problem(peer, received_by(peer), "urn:dploylib:shutting-down")
+                wait_until(lambda: client.endpoints[endpoint].connection == "draining")
+            peer.send_multipart(received_by(peer))
+            assert call.get(timeout=PATIENCE).text == "x"
+        with asking(client, "x", timeout=0.5) as call:
+            problem(peer, received_by(peer), "urn:dploylib:shutting-down")
+            with pytest.raises(RequestTimeout) as raised:
+                call.get(timeout=PATIENCE)
+        assert (raised.value.sent, raised.value.known) == (False, "the service is shutting down")
+
+
+def test_without_retries_nothing_is_ever_sent_twice(bare):
+    peer, endpoint = bare("router")
+    with RequestClient(endpoint, retries=0) as client:
+        for type in ("urn:dploylib:shutting-down", "urn:dploylib:overloaded"):
+            with asking(client, "x", idempotent=True) as call:
+                problem(peer, received_by(peer), type)
+                with pytest.raises(RemoteError) as raised:
+                    call.get(timeout=PATIENCE)
+                assert raised.value.type == type
+        assert peer.poll(300) == 0
+
+
 def test_a_service_that_restarts_answers_all_requests(wait_until):
     """None of them is idempotent: those that come too late are told so, and wait for the next one."""
 
@@ -290,7 +331,7 @@ def test_a_service_that_restarts_answers_all_requests(wait_until):
                 answered[number] += 1
 
         done = Event()
-        with RequestClient(endpoint, timeout=PATIENCE, retries=10) as client:
+        with RequestClient(endpoint, timeout=PATIENCE) as client:
             callers = [gevent.spawn(ask, client, number) for number in range(30)]
             for _ in range(3):
                 before = sum(answered.values())
@@ -299,7 +340,7 @@ def test_a_service_that_restarts_answers_all_requests(wait_until):
                 service.start(config_dict={"servers": {"slow": {"request": {"uri": endpoint}}}})
             done.set()
             lost = [call for call in gevent.joinall(callers, timeout=PATIENCE) if call.exception]
-            # In the milliseconds in which the sockets close, requests are lost: that is told, and never silent.
+            # In the milliseconds in which the sockets close, requests may be lost: that is told, and never silent.
             assert {type(call.exception) for call in lost} <= {ConnectionLost}
 
 

@@ -493,3 +493,28 @@ def test_the_death_of_one_receive_greenlet_is_not_hidden_by_a_slow_handler(waiti
     with gevent.Timeout(10), pytest.raises(ServiceFailing, match="SocketClosed"):
         service.wait()
     assert status_of(client) == 503
+
+
+@pytest.mark.greenlet_only("the test has to know when the server has failed")
+def test_a_server_that_has_died_when_it_is_told_to_stop_is_told_in_the_log(make_service, config_for, caplog):
+    failed, may_go_on = Event(), Event()
+
+    class DiesSlowly(Echo):
+        def teardown(self):
+            failed.set()
+            may_go_on.wait()
+
+        def die(self):
+            raise ZeroDivisionError("a greenlet died")
+
+    service = make_service(dies=DiesSlowly)
+    service.start(config_dict=config_for(service))
+    service.servers["dies"].spawn(service.servers["dies"].die)
+    failed.wait()
+    stopping = gevent.spawn(service.stop, 60)
+    gevent.sleep(0)
+    may_go_on.set()
+    stopping.get(timeout=10)
+    service.wait()  # which has nothing to say: it was stopped
+    [record] = [record for record in caplog.records if "died while it was to stop" in record.message]
+    assert "a greenlet died" in str(record.exc_info[1])
