@@ -11,18 +11,25 @@ C_ECHO = "c/echo.c"
 
 @dataclass(frozen=True)
 class Contender:
-    """One of those that are compared: how its server is started, and what it speaks."""
+    """One of those that are compared: how its server is started, and what it speaks.
+
+    With a `client`, that is what is compared, and the server only answers it.
+    """
 
     name: str
     script: str = ""  # a module in benchmarks.servers, or `C_ECHO`
     options: tuple[str, ...] = ()
     protocol: str = "zmtp"
     needs: str = ""  # a module that has to be installed
+    client: tuple[str, ...] = ()  # a module in benchmarks.clients, and which of its ways to call
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure. What the numbers mean is for `kind` to say: see generator.py, startup.py and memory.py."""
+    """One thing to measure. What the numbers mean is for `kind` to say.
+
+    See generator.py, startup.py, memory.py, and for clients clients/common.py.
+    """
 
     name: str
     title: str
@@ -32,7 +39,8 @@ class Case:
     body_bytes: int = 64
     json: bool = False
     connections: int = 1
-    outstanding: int = 1  # requests on their way at once, a connection
+    outstanding: int = 1  # requests on their way at once, a connection; of a client, how many call at once
+    busy_hub: bool = False  # a greenlet of the client waits for something else meanwhile
     count: int = 0  # messages, in cases that measure a number of them and not a time
     sockets: int = 1  # of the server
     rcvhwm: int = 0  # of its sockets; 0: no limit
@@ -86,6 +94,40 @@ IMPORTS = tuple(
 )
 STARTED = (Contender("dploylib run", "service"), PYZMQ, GREEN, ASYNCIO, ZERORPC, GRPC)
 
+
+def client(name: str, module: str, way: str, server: Contender) -> Contender:
+    """Return a client, with the server that it asks."""
+    return replace(server, name=f"{name} -> {server.name}", client=(module, way))
+
+
+OURS = replace(RETURN, name="dploylib")  # as a server
+FAST_ZERORPC = Contender("msgpack echo", "zerorpc_echo", needs="zerorpc")
+CLIENT_1 = (
+    client("dploylib", "dploylib_", "client", PYZMQ),
+    client("dploylib", "dploylib_", "client", OURS),
+    client("pyzmq REQ", "pyzmq_", "req", PYZMQ),
+    client("pyzmq REQ", "pyzmq_", "req", OURS),
+    client("zerorpc", "zerorpc_", "client", ZERORPC),
+    client("grpc", "grpc_", "stub", GRPC),
+)
+CLIENT_1_GREEN = (
+    client("dploylib", "dploylib_", "client", PYZMQ),
+    client("dploylib REQ", "dploylib_", "req", PYZMQ),
+    client("zmq.green REQ", "green", "req", PYZMQ),
+    client("pyzmq REQ", "pyzmq_", "req", PYZMQ),
+)
+CLIENT_100 = (
+    client("dploylib", "dploylib_", "client", OURS),
+    client("dploylib", "dploylib_", "client", PYZMQ),
+    client("dploylib", "dploylib_", "client", C),
+    client("100 dploylib REQ", "dploylib_", "req", PYZMQ),
+    client("100 zmq.green REQ", "green", "req", PYZMQ),
+    client("zmq.green DEALER", "green", "dealer", PYZMQ),
+    client("zerorpc", "zerorpc_", "client", ZERORPC),
+    client("zerorpc", "zerorpc_", "client", FAST_ZERORPC),
+    client("grpc", "grpc_", "stub", GRPC),
+)
+
 CASES = (
     *(
         Case(f"rep-64B-{n}", f"REP echo, 64 B, {n:,} outstanding", "echo", ON_REP, role="rep", outstanding=n)
@@ -112,6 +154,16 @@ CASES = (
     Case("choices", "REP echo, 64 B, 100 outstanding", "echo", CHOICES, role="rep", outstanding=100),
     Case("json", "JSON in and out on REP, 100 outstanding", "echo", IN_JSON, role="json", json=True, outstanding=100),
     Case("clients", "REP echo, 64 B, 1,000 connections, 1 outstanding", "echo", ON_REP, role="rep", connections=1000),
+    Case("client-1", "A client in a script, 64 B, one call after the other", "client", CLIENT_1, role="rep"),
+    Case(
+        "client-1-green",
+        "The same while a greenlet waits for something else",
+        "client",
+        CLIENT_1_GREEN,
+        role="rep",
+        busy_hub=True,
+    ),
+    Case("client-100", "100 greenlets (gRPC: threads) call, 64 B", "client", CLIENT_100, role="rep", outstanding=100),
     Case("pull", "PULL sink, 64 B", "pull", LOOPS, role="pull", count=100_000, rcvhwm=1000),
     *(
         Case(f"pub-{n}", f"PUB, 64 B, subscribers: {n}", "pub", LOOPS, role="pub", connections=n, count=count)

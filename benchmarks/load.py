@@ -1,4 +1,4 @@
-"""What the load generator is to do, as the runner tells it."""
+"""What the load generator, or a client that is measured, is to do, as the runner tells it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Load:
     json: bool = False
     connections: int = 1
     outstanding: int = 1  # requests on their way at once, a connection
+    busy_hub: bool = False  # a greenlet of the client waits for something else meanwhile
     count: int = 0  # messages, where a number of them is measured and not a time
     seconds: float = 1.0  # what is measured
     warm_up_seconds: float = 0.2

@@ -47,10 +47,12 @@ COST = (
 )
 GENERATOR = (Column("gen. µs", "generator_cpu_us"),)
 LATENCY = (Column("p50 µs", "p50_us"), Column("p99 µs", "p99_us"), Column("p99.9 µs", "p999_us"))
+SERVER = (Column("server µs", "server_cpu_us"),)
 RSS = (Column("RSS MiB", "rss_kib", 1024),)
 
 COLUMNS = {
     "echo": (*COST, *LATENCY, *RSS, *GENERATOR),
+    "client": (*COST, *LATENCY, *SERVER),
     "pull": (*COST, *RSS, *GENERATOR),
     "pub": (*COST, *RSS, *GENERATOR),
     "backlog": (*COST, Column("longest gap ms", "longest_gap_ms"), *RSS),
@@ -69,8 +71,10 @@ LEGEND = """\
 Every figure is the median of all rounds, ± half of what lies between the lowest and the highest. CPU is the server's
 for a message: of all its threads, or of the main thread alone; gen. is the load generator's. The last column is how
 many CPUs the generator, the server and everything else on the machine kept busy. A ! says that it was more the
-generator than the server, which then may have had to wait for it."""
-LOADED = ("echo", "pull", "pub")  # kinds in which the load generator has to keep up with the server
+generator than the server, which then may have had to wait for it. In tables of clients, CPU is the client's for a call;
+there, a ! says that the server was busier than the client."""
+# Kinds in which what is measured may have to wait for somebody else, and who these are, the measured one last.
+LOADED = dict.fromkeys(("echo", "pull", "pub"), ("generator", "server")) | {"client": ("server", "client")}
 
 
 def short(value: float) -> str:
@@ -85,12 +89,14 @@ def short(value: float) -> str:
 def case_table(result: CaseResult) -> str:
     """Return the table of a case, with what was skipped or failed."""
     columns = COLUMNS[result.case.kind]
-    loaded = result.case.kind in LOADED
-    titles = ["", *(column.title for column in columns), *(["gen. / server / others busy"] if loaded else [])]
+    sides = LOADED.get(result.case.kind)
+    titles = ["", *(column.title for column in columns)]
+    if sides:
+        titles.append(f"{' / '.join(sides).replace('generator', 'gen.')} / others busy")
     rows = [titles]
     for contender, rounds in result.figures.items():
         row = [contender, *(str(spread(rounds, column.figure, column.divisor)) for column in columns)]
-        rows.append([*row, busy(rounds)] if loaded else row)
+        rows.append([*row, busy(rounds, sides)] if sides else row)
     lines = [f"\n{result.case.name}: {result.case.title}", *aligned(rows)]
     lines += [f"  {name}: skipped: {why}" for name, why in result.skipped.items()]
     lines += [f"  {name}: FAILED: {why}" for name, why in result.failed.items()]
@@ -102,12 +108,10 @@ def spread(rounds: Sequence[dict[str, float]], figure: str, divisor: float = 1) 
     return Spread.of([one[figure] / divisor for one in rounds])
 
 
-def busy(rounds: Sequence[dict[str, float]]) -> str:
-    """Return how many CPUs generator, server and others used, and a mark if the generator used more than the server."""
-    generator, server, others = (
-        median(one[f"{who}_busy"] for one in rounds) for who in ("generator", "server", "others")
-    )
-    return f"{generator:.2f} / {server:.2f} / {others:.2f}{' !' if generator > server else ''}"
+def busy(rounds: Sequence[dict[str, float]], sides: Sequence[str] = ("generator", "server")) -> str:
+    """Return how many CPUs both sides and others used, and a mark if the first used more than the measured one."""
+    first, measured, others = (median(one[f"{who}_busy"] for one in rounds) for who in (*sides, "others"))
+    return f"{first:.2f} / {measured:.2f} / {others:.2f}{' !' if first > measured else ''}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

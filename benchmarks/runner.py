@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -49,10 +50,12 @@ def run_case(case: Case, settings: Settings, directory: Path, say: Callable[[str
     launcher = Launcher(directory)
     contenders = available(case, launcher, result)
     with contextlib.ExitStack() as stack:
+        # Clients that ask a server with the same command share it.
+        start = functools.cache(lambda *command: stack.enter_context(running(command)))
         measures: dict[str, Callable[[], Figures]] = {}
         for one in contenders:
             with noting_failures(result, one.name):
-                measures[one.name] = prepare(case, one, settings, launcher, stack)
+                measures[one.name] = prepare(case, one, settings, launcher, start)
         for number in range(settings.rounds or case.rounds):
             say(f"{case.name}: round {number + 1}")
             for name in rotated([name for name in measures if name not in result.failed], number):
@@ -91,7 +94,7 @@ def rotated(names: Sequence[str], number: int) -> list[str]:
 
 
 def prepare(
-    case: Case, contender: Contender, settings: Settings, launcher: Launcher, stack: contextlib.ExitStack
+    case: Case, contender: Contender, settings: Settings, launcher: Launcher, start: Callable[..., RunningServer]
 ) -> Callable[[], Figures]:
     """Return what measures a contender once. Its server runs until the end of the case, unless it is to be fresh."""
     if case.kind == "import":
@@ -103,7 +106,7 @@ def prepare(
         return lambda: memory.each(command, launcher.command(contender, case, **{case.vary: 1 + memory.MORE}))
     if case.fresh:
         return lambda: with_fresh_server(case, contender, settings, command)
-    server = stack.enter_context(running(command))
+    server = start(*command)
     return lambda: generate(case, contender, settings, server)
 
 
@@ -114,7 +117,10 @@ def with_fresh_server(case: Case, contender: Contender, settings: Settings, comm
 
 
 def generate(case: Case, contender: Contender, settings: Settings, server: RunningServer) -> Figures:
-    """Run the load generator once. Its stdin is what the server says, and it can let a blocked server go."""
+    """Run the load generator once, or the client that is measured.
+
+    Its stdin is what the server says, and it can let a blocked server go.
+    """
     process = server.process
     assert process.stdin is not None
     load = Load(
@@ -126,6 +132,7 @@ def generate(case: Case, contender: Contender, settings: Settings, server: Runni
         json=case.json,
         connections=case.connections,
         outstanding=case.outstanding,
+        busy_hub=case.busy_hub,
         count=case.count,
         seconds=settings.seconds if case.seconds is None else case.seconds,
         warm_up_seconds=settings.warm_up_seconds,
@@ -133,7 +140,7 @@ def generate(case: Case, contender: Contender, settings: Settings, server: Runni
     )
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.generator", json.dumps(asdict(load))],
+            [sys.executable, "-m", *measuring(contender), json.dumps(asdict(load))],
             cwd=ROOT,
             env=ENVIRONMENT,
             stdin=process.stdout,
@@ -150,3 +157,11 @@ def generate(case: Case, contender: Contender, settings: Settings, server: Runni
         raise GeneratorFailed(why + last_line(server.log))
     figures: Figures = json.loads(done.stdout)
     return figures
+
+
+def measuring(contender: Contender) -> list[str]:
+    """Return the module that measures a contender, with the way in which a client calls."""
+    if not contender.client:
+        return ["benchmarks.generator"]
+    module, way = contender.client
+    return [f"benchmarks.clients.{module}", way]

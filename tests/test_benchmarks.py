@@ -7,6 +7,7 @@ import json
 import os
 import struct
 
+import gevent
 import gevent.monkey
 import msgspec
 import pytest
@@ -15,10 +16,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import cases, process, report, wire, wire_grpc, wire_zerorpc
+from benchmarks import cases, launch, process, report, wire, wire_grpc, wire_zerorpc
 from benchmarks.__main__ import main
+from benchmarks.clients import common as client
+from benchmarks.clients import greenlets
 from benchmarks.connection import Connection
 from benchmarks.launch import Unavailable, compile_c
+from benchmarks.load import Load
 from benchmarks.meter import percentiles
 from benchmarks.runner import CaseResult, Settings, run_case
 from benchmarks.targets import TARGETS, Target
@@ -280,6 +284,12 @@ def test_a_generator_that_was_busier_than_the_server_is_marked():
     assert report.busy([one | {"generator_busy": 0.75}]) == "0.75 / 0.50 / 0.00 !"
 
 
+def test_a_server_that_was_busier_than_the_client_is_marked():
+    one = {"server_busy": 0.5, "client_busy": 0.75, "others_busy": 0.0}
+    assert report.busy([one], ("server", "client")) == "0.50 / 0.75 / 0.00"
+    assert report.busy([one | {"client_busy": 0.25}], ("server", "client")) == "0.50 / 0.25 / 0.00 !"
+
+
 def test_cases_and_contenders_are_told_by_their_names():
     names = [case.name for case in cases.CASES]
     assert len(set(names)) == len(names)
@@ -346,6 +356,63 @@ def test_what_is_installed_echoes_too(tmp_path, name):
         pytest.skip(result.skipped[name])
     assert result.failed == {}
     assert result.figures[name][0]["messages"] > 0
+
+
+@pytest.mark.parametrize("name", ["client-1", "client-1-green", "client-100"])
+def test_clients_are_measured(tmp_path, name):
+    contenders = [one for one in one_case(name).contenders if not one.needs and one.script != cases.C_ECHO]
+    names = [one.name for one in contenders]
+    for figures in run(name, tmp_path, *names):
+        assert figures["messages"] >= one_case(name).outstanding
+        assert figures["p50_us"] <= figures["p99_us"] <= figures["p999_us"]
+
+
+@pytest.mark.parametrize(
+    "contender", [one for one in cases.CLIENT_100 if one.needs or one.script == cases.C_ECHO], ids=lambda one: one.name
+)
+def test_clients_of_what_is_installed_are_measured_too(tmp_path, contender):
+    case = dataclasses.replace(one_case("client-100"), contenders=(contender,), outstanding=3)
+    result = run_case(case, BRIEF, tmp_path, lambda progress: None)
+    if result.skipped:
+        pytest.skip(result.skipped[contender.name])
+    assert result.failed == {}
+    assert result.figures[contender.name][0]["messages"] >= 3
+
+
+def test_clients_of_the_same_server_share_it(tmp_path, monkeypatch):
+    started = []
+
+    def running(command):
+        started.append(command)
+        return launch.running(command)
+
+    monkeypatch.setattr("benchmarks.runner.running", running)
+    run("client-1-green", tmp_path, "dploylib -> pyzmq", "pyzmq REQ -> pyzmq")
+    assert len(started) == 1
+
+
+def test_calls_are_made_at_least_once_and_until_the_time_is_up():
+    latencies = []
+    client.call_until(0, lambda: "hello", "hello", latencies)
+    assert len(latencies) == 1
+    replies = iter(["hello", "hello", "good-bye"])
+    with pytest.raises(wire.WireError, match="good-bye"):
+        client.call_until(2**63, lambda: next(replies), "hello", latencies)
+    assert len(latencies) == 3
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_busy_hub_watches_for_something_else_while_calls_are_made(busy):
+    loop = gevent.get_hub().loop
+    before, watched = loop.activecnt, []
+
+    def ask():
+        watched.append(loop.activecnt - before)
+        return "hello"
+
+    load = Load(kind="client", pid=os.getpid(), endpoints=[], seconds=0.0, warm_up_seconds=0.0, busy_hub=busy)
+    assert greenlets.measure(load, [ask], "hello")["messages"] == 1
+    assert watched == [busy, busy]
 
 
 def test_many_connections_are_measured(tmp_path):

@@ -1,0 +1,1 @@
+"""The clients that are measured, a script each."""
