@@ -30,11 +30,11 @@ from ..errors import (
 )
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
-from ..transport.deadlines import set_handler_deadline
 from ..transport.envelope import adopt
 from ..transport.problems import handler_failed, is_problem, problem_of
 from .declare import ANSWERING_TYPES, InputHandler, SocketDescription
 from .hooks import Hooks
+from .timing import TimeLimits
 
 __all__ = [
     "Counts",
@@ -159,6 +159,7 @@ class Dispatcher:
         self._input_handler = self._handler = cast(InputHandler, description.input_handler)
         self._decoder = description.decoder
         self._timeout = timeout
+        self._limits = TimeLimits()
         self._hooks = hooks or Hooks()
         self._observed = self._hooks.observe_messages
         if self._observed:
@@ -334,17 +335,15 @@ class Dispatcher:
             seconds = cast(float, self._timeout)
         if not seconds > 0:  # it may be what is no number
             raise self._exceeded(in_time)
-        timer = gevent.Timeout.start_new(seconds)
-        set_handler_deadline(time.monotonic() + seconds)
+        limit = self._limits.begin(seconds)
         try:
             return self._handler(self._server, channel, received)
         except gevent.Timeout as error:
-            if error is timer:
+            if error is limit.timeout:
                 raise self._exceeded(in_time) from None
             raise
         finally:
-            timer.close()
-            set_handler_deadline(None)
+            limit.end()
 
     def _exceeded(self, in_time: bool) -> HandlerTimeout | DeadlineExceeded:
         if in_time:
