@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 from gevent.hub import Waiter
 
-from ..errors import ConnectionLost, MalformedEnvelope, SocketClosed, TransientError, TransportError
+from ..errors import ConnectionLost, MalformedEnvelope, SendTimeout, SocketClosed, TransientError, TransportError
 from ..transport import Context, Link, Metadata, Socket, SocketMonitor
 from ..transport.deadlines import handler_deadline, seconds_until
 from ..transport.options import Options
@@ -81,6 +81,9 @@ class Connection:
         self._changed = changed
         self._hub = gevent.get_hub()
         self._again = self._hub.loop.timer(_PAUSE)
+        self._outbox: list[Call] | None = None  # requests to be sent when all replies that are there were handed out
+        self._looks_at = math.inf
+        self._timer = self._hub.loop.timer(0)
         self._draining = False
         self._drain_timer = self._hub.loop.timer(0)
         self._drain_seconds = 0.0
@@ -89,13 +92,9 @@ class Connection:
         self._complained = False
         self._diagnosis = Diagnosis(uri)
         self._monitored = not uri.startswith("inproc:")  # of which libzmq tells nothing
+        self.ready = not self._monitored  # whether a request can be sent
         self._socket, self._monitor = self._open()
         self._keeper = spawn_named(f"keep the connection to {uri}", self._keep) if self._monitored else None
-
-    @property
-    def ready(self) -> bool:
-        """Whether a request can be sent."""
-        return not self._draining and (self.link.ready or not self._monitored)
 
     @property
     def state(self) -> str:
@@ -110,6 +109,12 @@ class Connection:
         Raises `ConnectionLost`; or what `Socket.send_frames` raises, and then nothing was sent.
         """
         self.circuit.begin()
+        if self._outbox is not None:
+            self._outbox.append(call)
+            try:
+                return self._wait_in_hub(call)
+            except SendTimeout:
+                pass  # there was no room for all of them: this one waits for it
         try:
             self._socket.send_frames([call.frame, *call.frames], seconds_until(call.expires))
         except SocketClosed:
@@ -121,6 +126,7 @@ class Connection:
             reply = self._wait_in_libzmq(call)
             if reply is not None:
                 return reply
+        self._socket.look()
         return self._wait_in_hub(call)
 
     def _nothing_else_runs(self) -> bool:
@@ -154,17 +160,31 @@ class Connection:
     def _wait_in_hub(self, call: Call) -> list[Any] | None:
         call.waiter = Waiter()
         self.calls[call.frame] = call
-        self._socket.look()
-        timer = None
-        if call.expires < math.inf:
-            timer = self._hub.loop.timer(max(0.0, call.expires - time.monotonic()))
-            timer.start(call.waiter.switch, None)
+        if call.expires < self._looks_at:
+            self._look_at(call.expires)
         try:
             return call.waiter.get()  # type: ignore[no-any-return]
         finally:
-            if timer is not None:
-                timer.close()
             self.calls.pop(call.frame, None)
+
+    def _look_at(self, moment: float) -> None:
+        """Look then whose time is up. One timer does for all calls: most of them are over long before."""
+        self._looks_at = moment
+        self._timer.close()
+        self._timer = self._hub.loop.timer(max(0.0, moment - time.monotonic()), ref=False)
+        self._timer.start(self._give_up)
+
+    def _give_up(self) -> None:
+        """Let those go on whose time is up. Called by the hub."""
+        self._looks_at = math.inf
+        self._timer.stop()
+        now = time.monotonic()
+        for call in [call for call in self.calls.values() if call.expires <= now]:
+            if self.calls.pop(call.frame, None) is not None:  # else another one of them has ended it
+                call.waiter.switch(None)
+        first = min((call.expires for call in self.calls.values()), default=math.inf)
+        if first < self._looks_at and not self.closed:
+            self._look_at(first)
 
     def drain(self) -> None:
         """Send nothing more, since the service said that it shuts down: until it is back, or for a while.
@@ -181,11 +201,16 @@ class Connection:
         self._drain_timer.close()
         self._drain_timer = self._hub.loop.timer(self._drain_seconds)
         self._drain_timer.start(self._end_drain)
-        self._changed()
+        self._update()
 
     def _end_drain(self) -> None:
         self._draining = False
         self._drain_timer.stop()
+        self._update()
+
+    def _update(self) -> None:
+        """See whether it is ready now, and let others know."""
+        self.ready = not (self._draining or self.closed) and (self.link.ready or not self._monitored)
         self._changed()
 
     def known(self) -> str:
@@ -199,7 +224,7 @@ class Connection:
         if self._keeper is not None:
             self._keeper.kill()
         self._end()
-        for timer in (self._again, self._drain_timer):
+        for timer in (self._again, self._drain_timer, self._timer):
             timer.stop()
             timer.close()
 
@@ -240,7 +265,7 @@ class Connection:
         self.closed = True
         self._shut()
         self._fail_all(lambda _: SocketClosed(f"the client of {self.uri}, or its context, was closed"))
-        self._changed()
+        self._update()
 
     def _watch(self) -> float | None:
         """Return when the connection is lost, or could not be used: since when it was ready, or None."""
@@ -257,6 +282,7 @@ class Connection:
                 ready_at = time.monotonic()
                 self._end_drain()
             elif event.kind == "disconnected":
+                self._update()
                 return ready_at
 
     def _lose(self, was_ready: bool) -> None:
@@ -271,7 +297,6 @@ class Connection:
             self.circuit.failed()
         now = time.monotonic()
         self._fail_all(lambda call: ConnectionLost(self.uri, now - call.began))
-        self._changed()
 
     def _pause(self, ready_at: float | None) -> float:
         """How long to wait before the next connection: not at all, unless one after the other is lost."""
@@ -297,21 +322,39 @@ class Connection:
     # Replies -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        """Hand out the replies that are there. Called by the hub: whoever waits for one goes on at once."""
+        """Hand out the replies that are there. Called by the hub: whoever waits for one goes on at once.
+
+        What those send meanwhile is sent in the end. One by one, each would wake the thread of libzmq.
+        """
         turn_ends = time.monotonic() + _TURN_SECONDS
+        self._outbox = []
+        more = True
         try:
             for go_on, reply in self._replies():
                 go_on(reply)
                 if time.monotonic() > turn_ends:
                     break
             else:
-                return
+                more = False
         except TransientError:  # no memory is left, say
             pass
         except SocketClosed:
-            return
-        if not self.closed:
+            more = False
+        self._send_outbox()
+        if more and not self.closed:
             self._again.start(self._read)
+
+    def _send_outbox(self) -> None:
+        outbox, self._outbox = self._outbox or (), None
+        for call in outbox:
+            if call.frame in self.calls:  # else whoever wanted it waits no more
+                try:
+                    self._socket.send_frames([call.frame, *call.frames], 0)
+                    call.sent = True
+                except TransportError as error:
+                    call.waiter.throw(error)
+        if outbox and not self.closed:
+            self._socket.look()
 
     def _replies(self) -> Iterator[tuple[Callable[[Any], None], Any]]:
         """The replies that are there, each with what lets its caller go on with it."""
