@@ -33,7 +33,7 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
         for frame in request_frames:
             if frame.startswith(_MAGIC):
                 try:
-                    return _decoder.decode(memoryview(frame)[len(_MAGIC) :])
+                    return _decoder.decode(frame[len(_MAGIC) :])
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     continue
         return None

@@ -139,6 +139,21 @@ def test_each_of_many_greenlets_gets_its_own_reply(client):
     assert [call.value.text for call in calls] == asked
 
 
+def test_many_greenlets_share_a_client_whose_queue_is_short(service):
+    """What they send when all have their replies at once does not find room, and waits for it."""
+    options = {"sndhwm": 1, "sndbuf": 4096}
+    with RequestClient(service.endpoints["echo"]["router"], options=options, timeout=PATIENCE) as client:
+
+        def ask(number):
+            for turn in range(20):
+                text = f"after 0.01 {number} {turn} {'x' * 3000}"
+                assert client.request(text).text == text
+
+        gevent.joinall([gevent.spawn(ask, number) for number in range(100)], timeout=PATIENCE, raise_error=True)
+        [status] = client.endpoints.values()
+        assert (status.outstanding, status.late) == (0, 0)
+
+
 @pytest.mark.parametrize("kind", ["rep", "router"])
 def test_a_bare_peer_that_knows_nothing_of_us_is_asked_too(bare, kind):
     peer, endpoint = bare(kind)
