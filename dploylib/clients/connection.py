@@ -37,7 +37,7 @@ _LIKELY = 4  # replies in a row after which another one is likely
 _FIRST_DRAIN = 0.1  # seconds for which a service that shuts down is not asked; twice as long each time
 _LONGEST_DRAIN = 2.0
 _DRAIN_FORGOTTEN = 10.0  # seconds after which it begins with the first again
-_BATCH = 8  # requests that are sent at once: more, and the service would have to wait for them
+_BATCH = 16  # requests that are sent at once: more, and the service would have to wait for them
 _SHOWN = 100  # bytes of such a frame in the log
 _STABLE = 1.0  # seconds after which a connection that breaks was a good one, and is made again at once
 

@@ -8,8 +8,6 @@ from typing import Any
 import gevent
 from greenlet import getcurrent
 
-from ..transport.deadlines import set_handler_deadline
-
 __all__ = ["TimeLimit", "TimeLimits"]
 
 
@@ -24,12 +22,12 @@ class TimeLimit:
         self._greenlet: Any = getcurrent()
         self._timer: Any = None
         self._ended = False
-        set_handler_deadline(expires)
+        self._greenlet.handler_deadline = expires  # for the calls that the handler makes, see `transport.deadlines`
 
     def end(self) -> None:
         """The handler has ended. To be called in its greenlet."""
         self._ended = True
-        set_handler_deadline(None)
+        self._greenlet.handler_deadline = None
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
