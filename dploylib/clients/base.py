@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ..transport import Context
 
-__all__ = ["Client", "endpoints_of", "known_of"]
+__all__ = ["Client", "checked_timeout", "endpoints_of", "known_of"]
 
 _Client = TypeVar("_Client", bound="Client")
 
@@ -35,6 +35,13 @@ class Client:
     def _close_context(self, linger: float | None = 0.0) -> None:
         if self._owns_context:
             self._context.close(linger)
+
+
+def checked_timeout(seconds: float) -> float:
+    """These seconds, if they are above 0; else `ValueError`. `math.inf` is for ever."""
+    if not seconds > 0:
+        raise ValueError(f"a timeout is a number of seconds above 0, not {seconds!r}; math.inf waits for ever")
+    return seconds
 
 
 def endpoints_of(uri: str | Iterable[str]) -> list[str]:

@@ -16,7 +16,7 @@ from ..errors import FollowTimeout, PeerError, RemoteFailure, SocketClosed
 from ..transport import Context, Envelope, Link, ReceivedData
 from ..transport.deadlines import handler_deadline, set_handler_deadline
 from ..transport.spawning import spawn_named
-from .base import Client
+from .base import Client, checked_timeout
 from .encoding import envelope_of
 from .listening import ListeningClient
 from .request import DEFAULT_TIMEOUT, RequestClient
@@ -52,7 +52,7 @@ class ObservableServiceClient(Client):
         reply_obj: Any = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
-        self.timeout = timeout
+        self.timeout = checked_timeout(timeout)
         self._followed: dict[str, list[Following]] = {}  # by id
         super().__init__(context)
         try:
@@ -87,7 +87,7 @@ class ObservableServiceClient(Client):
         if not id:
             raise ValueError("the id to follow is empty, and would be that of every broadcast")
         request = envelope_of(message, id)
-        following = Following(self, id, self.timeout if timeout is None else timeout, until)
+        following = Following(self, id, self.timeout if timeout is None else checked_timeout(timeout), until)
         self._followed.setdefault(id, []).append(following)
         try:
             self._broadcasts.subscribe(id)

@@ -15,7 +15,7 @@ from ..errors import ConnectTimeout, SendTimeout, SocketClosed
 from ..transport import DEFAULT_LINGER, Context, Socket
 from ..transport.deadlines import seconds_until
 from ..transport.options import Options
-from .base import Client, endpoints_of, known_of
+from .base import Client, checked_timeout, endpoints_of, known_of
 from .encoding import envelope_of
 from .watching import WatchedEndpoint, options_of
 
@@ -53,7 +53,7 @@ class PushClient(Client):
         timeout: float = 30.0,
     ) -> None:
         uris = endpoints_of(uri)
-        self.timeout = timeout
+        self.timeout = checked_timeout(timeout)
         self.sent = 0
         self._turn = 0
         self._closed = False
@@ -82,7 +82,7 @@ class PushClient(Client):
         """
         frames = envelope_of(message, id)._frames
         began = time.monotonic()
-        expires = began + (self.timeout if timeout is None else timeout)
+        expires = began + (self.timeout if timeout is None else max(0.0, timeout))
         while True:
             ready = self._ready()
             if any(peer.send(frames, 0) for peer in ready):

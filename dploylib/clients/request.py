@@ -39,7 +39,7 @@ from ..transport.codecs import ObjectDecoder
 from ..transport.deadlines import handler_deadline, seconds_until, set_handler_deadline
 from ..transport.envelope import adopt
 from ..transport.options import Options
-from .base import Client, endpoints_of, known_of
+from .base import Client, checked_timeout, endpoints_of, known_of
 from .connection import Call, Connection
 from .encoding import envelope_of
 from .retrying import RetryBudget, backoff
@@ -105,7 +105,7 @@ class RequestClient(Client):
         uris = endpoints_of(uri)
         if retries < 0:
             raise ValueError(f"retries are a number from 0 on, not {retries!r}")
-        self.timeout = _checked_timeout(timeout)
+        self.timeout = checked_timeout(timeout)
         self.retries = retries
         self._decoder = None if obj is None else ObjectDecoder(obj)
         super().__init__(context)
@@ -142,7 +142,7 @@ class RequestClient(Client):
         """
         if self._hub is not gevent.get_hub():
             raise SocketStateError(f"cannot use {self!r} here: it belongs to the thread that made it")
-        call = Call(_frames_of(message, id), self.timeout if timeout is None else _checked_timeout(timeout))
+        call = Call(_frames_of(message, id), self.timeout if timeout is None else checked_timeout(timeout))
         self._calling += 1
         try:
             return self._ask(call)
@@ -222,7 +222,7 @@ class RequestClient(Client):
 
     def wait_connected(self, timeout: float | None = None) -> None:
         """Wait until there is a connection. Requests do so by themselves. Raises `RequestTimeout`."""
-        self._connection(Call([], self.timeout if timeout is None else _checked_timeout(timeout)))
+        self._connection(Call([], self.timeout if timeout is None else checked_timeout(timeout)))
 
     def __repr__(self) -> str:
         return f"<RequestClient {', '.join(one.uri for one in self._connections)}>"
@@ -380,9 +380,3 @@ def _may_retry(error: Exception, idempotent: bool) -> bool:
 
 def _load(connection: Connection) -> int:
     return len(connection.calls)
-
-
-def _checked_timeout(seconds: float) -> float:
-    if not seconds > 0:
-        raise ValueError(f"a timeout is a number of seconds above 0, not {seconds!r}; math.inf waits for ever")
-    return seconds

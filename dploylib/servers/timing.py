@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import gevent
 from greenlet import getcurrent
@@ -19,10 +19,10 @@ class TimeLimit:
     def __init__(self, expires: float) -> None:
         self.timeout: gevent.Timeout | None = None
         self._expires = expires
-        self._greenlet: Any = getcurrent()
+        self._greenlet = greenlet = cast(Any, getcurrent())
         self._timer: Any = None
         self._ended = False
-        self._greenlet.handler_deadline = expires  # for the calls that the handler makes, see `transport.deadlines`
+        greenlet.handler_deadline = expires  # for the calls that the handler makes, see `transport.deadlines`
 
     def end(self) -> None:
         """The handler has ended. To be called in its greenlet."""
