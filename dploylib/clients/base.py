@@ -17,6 +17,8 @@ class Client:
     """Makes its sockets in the context that is given, or in one of its own, which it closes. It is used by `with`."""
 
     def __init__(self, context: Context | None) -> None:
+        if context is not None and not isinstance(context, Context):
+            raise TypeError(f"a context is a dploylib.transport.Context, not {context!r}; see Context(zmq_context)")
         self._owns_context = context is None
         self._context = Context.new() if context is None else context
 

@@ -37,6 +37,7 @@ _LIKELY = 4  # replies in a row after which another one is likely
 _FIRST_DRAIN = 0.1  # seconds for which a service that shuts down is not asked; twice as long each time
 _LONGEST_DRAIN = 2.0
 _DRAIN_FORGOTTEN = 10.0  # seconds after which it begins with the first again
+_HUB_INTERVAL = 0.05  # seconds after which the hub runs, also where it seems to have nothing to do
 _BATCH = 16  # requests that are sent at once: more, and the service would have to wait for them
 _SHOWN = 100  # bytes of such a frame in the log
 _STABLE = 1.0  # seconds after which a connection that breaks was a good one, and is made again at once
@@ -83,6 +84,7 @@ class Connection:
         self._hub = gevent.get_hub()
         self._again = self._hub.loop.timer(_PAUSE)
         self._outbox: list[Call] | None = None  # requests to be sent when all replies that are there were handed out
+        self._hub_is_due = 0.0
         self._looks_at = math.inf
         self._timer = self._hub.loop.timer(0)
         self._draining = False
@@ -117,24 +119,43 @@ class Connection:
             except SendTimeout:
                 pass  # there was no room for all of them: this one waits for it
         try:
+            self._hear_of_losses()
             self._socket.send_frames([call.frame, *call.frames], seconds_until(call.expires))
         except SocketClosed:
             if not self._monitored:  # else the keeper of the connection knows why
                 self._end()
             raise
         call.sent = True
-        if not self.calls and self._nothing_else_runs():
+        if not self.calls and self._nothing_else_runs(call.expires):
             reply = self._wait_in_libzmq(call)
             if reply is not None:
                 return reply
         self._socket.look()
         return self._wait_in_hub(call)
 
-    def _nothing_else_runs(self) -> bool:
+    def _hear_of_losses(self) -> None:
+        """Let the keeper hear what has happened while the hub did not run: in a script that did something else, say.
+
+        Else a request would be sent by a connection that libzmq has made again since, and be failed with the lost one.
+        Raises `SocketClosed` when the connection is not there any more.
+        """
+        while self._monitor is not None and self._monitor.pending():
+            gevent.sleep(0)
+            if not self.ready:
+                raise SocketClosed(f"the connection to {self.uri} was lost before anything was sent")
+
+    def _nothing_else_runs(self, expires: float) -> bool:
         """Whether nothing could run while this greenlet waits, as in a script that knows nothing of greenlets.
 
-        That is when the hub watches nothing but our two sockets, and has nothing to call.
+        That is when the hub watches nothing but our two sockets, and has nothing to call. It runs now and then all the
+        same, for signals and children, which nothing counts.
         """
+        now = time.monotonic()
+        if now >= self._hub_is_due:
+            self._hub_is_due = now + _HUB_INTERVAL
+            return False
+        if expires - now <= BLOCKING_SECONDS:
+            return False
         loop: Any = self._hub.loop
         return getattr(loop, "activecnt", 0) == 2 and self._monitored and not (loop.pendingcnt or loop._callbacks)
 
@@ -143,8 +164,6 @@ class Connection:
 
         None when none came for a moment: then the hub is to see whether something else happened.
         """
-        if call.expires - call.began <= BLOCKING_SECONDS:
-            return None
         try:
             reply = self._socket.receive_blocking()
         except TransientError:
@@ -350,9 +369,12 @@ class Connection:
 
     def _send_outbox(self) -> None:
         outbox, self._outbox = self._outbox or (), None
+        lost = bool(outbox) and self._monitor is not None and self._monitor.pending()  # as in `_hear_of_losses`
         for call in outbox:
             if call.frame in self.calls:  # else whoever wanted it waits no more
                 try:
+                    if lost:
+                        raise SocketClosed(f"the connection to {self.uri} was lost before anything was sent")
                     self._socket.send_frames([call.frame, *call.frames], 0)
                     call.sent = True
                 except TransportError as error:

@@ -161,10 +161,10 @@ class Following:
     @property
     def reply(self) -> ReceivedData:
         """The reply to the request, for which this waits. Raises what the request raises, or `FollowTimeout`."""
-        try:
-            return self._reply.get(timeout=_seconds(self.timeout))  # type: ignore[return-value]  # it is never None
-        except gevent.Timeout:
-            raise self._silence() from None
+        self._reply.wait(_seconds(self.timeout))
+        if not self._reply.ready():
+            raise self._silence()
+        return self._reply.get(block=False)  # type: ignore[return-value]  # it is never None
 
     def __iter__(self) -> Following:
         return self

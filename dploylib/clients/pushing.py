@@ -163,8 +163,8 @@ class PushClient(Client):
 
     def _ready(self) -> list[_Peer]:
         """The peers that are connected, the one whose turn it is first."""
-        if self._closed:
-            raise SocketClosed(f"{self!r} was closed")
+        if self._closed or any(peer.socket.closed for peer in self._peers):
+            raise SocketClosed(f"{self!r}, or its context, was closed")
         ready = [peer for peer in self._peers if peer.endpoint.ready]
         self._turn += 1
         start = self._turn % len(ready) if ready else 0
@@ -172,7 +172,7 @@ class PushClient(Client):
 
     def _look(self) -> None:
         """Let those go on who wait for a connection, if there is one."""
-        if self._closed or any(peer.endpoint.ready for peer in self._peers):
+        if self._closed or any(peer.endpoint.ready or peer.socket.closed for peer in self._peers):
             self._some_ready.set()
         else:
             self._some_ready.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 import time
 from collections import deque
@@ -57,6 +58,7 @@ _NO_PROBLEM = frozenset(  # mimetypes that need no closer look, which costs 1 us
 )
 _RETRY_PAUSE = 0.02  # seconds after which a send that failed for lack of memory, say, is tried again
 _OVERLOADED = "urn:dploylib:overloaded"
+_DEADLINE_EXCEEDED = "urn:dploylib:deadline-exceeded"
 _SHUTTING_DOWN = "urn:dploylib:shutting-down"
 
 
@@ -110,6 +112,7 @@ class RequestClient(Client):
         self._decoder = None if obj is None else ObjectDecoder(obj)
         super().__init__(context)
         self._hub = gevent.get_hub()
+        self._pid = os.getpid()
         self._numbers = itertools.count(random.getrandbits(63))  # of the calls; those of other clients are elsewhere
         self._budget = RetryBudget()
         self._calling = 0  # how many calls are in progress
@@ -140,8 +143,8 @@ class RequestClient(Client):
         Raises `RequestTimeout`; `ConnectionLost`, at once, when it may have been handled; `RemoteError` when the reply
         is a problem; `MalformedEnvelope` when it is no envelope; `SocketClosed` when the client is closed.
         """
-        if self._hub is not gevent.get_hub():
-            raise SocketStateError(f"cannot use {self!r} here: it belongs to the thread that made it")
+        if self._hub is not gevent.get_hub() or self._pid != os.getpid():
+            raise SocketStateError(f"cannot use {self!r} here: it belongs to the thread, and process, that made it")
         call = Call(_frames_of(message, id), self.timeout if timeout is None else checked_timeout(timeout))
         self._calling += 1
         try:
@@ -167,6 +170,8 @@ class RequestClient(Client):
         replies are. `timeout` is for each. What `request` would raise is raised in its turn, and ends it; with
         `return_exceptions`, it is yielded in the place of the reply.
         """
+        if concurrency < 1:
+            raise ValueError(f"concurrency is a number from 1 on, not {concurrency!r}")
         deadline = handler_deadline()
 
         def ask(message: Any) -> Any:
@@ -250,6 +255,7 @@ class RequestClient(Client):
             except SendTimeout as error:
                 raise self._timed_out(call, [connection], "connected, but it reads nothing") from error
             except SocketClosed:
+                gevent.sleep(0)  # its keeper has to get to know, if somebody closed the context
                 continue  # the connection was lost before anything was sent; or the client was closed
             except TransientError:
                 gevent.sleep(_RETRY_PAUSE)
@@ -260,6 +266,8 @@ class RequestClient(Client):
             try:
                 return self._reply(connection, frames)
             except RemoteError as error:
+                if error.type == _DEADLINE_EXCEEDED and time.monotonic() >= call.expires:
+                    raise self._timed_out(call, [connection]) from error  # that of the service came first, by chance
                 if error.type != _SHUTTING_DOWN:
                     raise
                 connection.drain()

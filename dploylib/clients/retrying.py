@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import deque
 from collections.abc import Callable
 
 from gevent.event import Event
+
+from ..transport.deadlines import seconds_until
 
 __all__ = ["Circuit", "RetryBudget", "backoff"]
 
@@ -86,11 +89,12 @@ class RetryBudget:
 
     def take(self, calls: int, timeout: float | None) -> bool:
         """Wait for a turn, where there are so many calls in progress. False when `timeout` seconds passed first."""
+        expires = math.inf if timeout is None else time.monotonic() + timeout
         while self.under_way >= max(self.LEAST, calls * self.RATIO):
             turn = Event()
             self._waiting.append(turn)
             try:
-                if not turn.wait(timeout):
+                if not turn.wait(seconds_until(expires)):
                     return False
             except BaseException:
                 if turn.is_set():  # the turn of somebody else now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -56,10 +57,15 @@ class SocketMonitor:
         kind = str(zmq.Event(number).name).lower()
         return SocketEvent(kind, endpoint.decode(errors="replace"), value)
 
+    def pending(self) -> bool:
+        """Whether there is an event that nobody has received yet."""
+        return not self._socket.closed and self._socket.has_input()
+
     def close(self) -> None:
         """Hear nothing more."""
         if not self._watched.closed:
-            self._watched.disable_monitor()
+            with contextlib.suppress(zmq.ZMQError):  # the context was terminated
+                self._watched.disable_monitor()
         self._socket.close(linger=0)
 
 

@@ -575,6 +575,16 @@ class Socket(Sender):
             waiter.wake()
         return self._next is not None
 
+    def has_input(self) -> bool:
+        """Whether there is a message, which is not read: somebody may be waiting for it."""
+        try:
+            there = self._next is not None or bool(_get(self._zmq_socket, _EVENTS) & self._input_events)
+        except zmq.ZMQError as error:
+            raise self._translated(error, "receive") from error
+        if there:
+            self._waiter.wake()  # whose event this look may have taken away
+        return there
+
     def wait_readable(self, timeout: float | None = None) -> bool:
         """Wait until there is a message to receive; False when `timeout` seconds passed first."""
         if self._next is None and (self._waiter.receiving or not self.readable()):

@@ -281,3 +281,9 @@ def test_a_script_that_knows_nothing_of_greenlets_follows(run_peer, tmp_path, pa
     following = run_peer(str(script), *run_peer("build.py").line().split())
     assert [following.line() for _ in range(4)] == ["line"] * 3 + ["completed"]
     assert following.end() == 0
+
+
+def test_a_timeout_of_the_caller_passes_while_it_waits_for_the_reply(client):
+    following = client.follow([["never reply", ""]], timeout=PATIENCE)
+    with following, pytest.raises(gevent.Timeout), gevent.Timeout(0.1):
+        _ = following.reply

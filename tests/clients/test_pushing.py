@@ -378,3 +378,13 @@ def test_a_script_that_knows_nothing_of_greenlets_loses_nothing_when_it_ends(run
     pushing = run_peer(str(script), pull.endpoint)
     assert texts(pull, 5000) == [str(number) for number in range(5000)]
     assert pushing.end() == 0
+
+
+def test_a_context_that_somebody_closed_ends_a_push(peer_socket):
+    context = Context.new()
+    client = PushClient(peer_socket("pull").endpoint, context=context)
+    client.wait_connected()
+    context.close(linger=0)
+    with pytest.raises(SocketClosed):
+        client.push("y", timeout=10)
+    client.close()

@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import os
 import pickle
 import socket as network
 from collections import Counter
@@ -455,6 +456,11 @@ def test_no_more_requests_are_on_their_way_than_may_and_messages_are_taken_as_ne
     assert len(taken) < 100
 
 
+def test_without_any_concurrency_nothing_would_be_asked(client):
+    with pytest.raises(ValueError, match="from 1 on"):
+        client.request_many(["a"], concurrency=0)
+
+
 def test_an_error_comes_in_its_turn_and_ends_it(client):
     replies = client.imap(["a", "fail", "b"])
     assert next(replies).text == "a"
@@ -506,6 +512,16 @@ def test_a_context_that_somebody_closes_ends_the_client(service, wait_until, end
         call.kill()
 
 
+def test_a_shared_context_that_somebody_closes_without_waiting_ends_the_client(service):
+    with Context.new() as whole:
+        shared = whole.for_thread()
+        with RequestClient(service.endpoints["echo"]["rep"], context=shared) as client:
+            assert client.request("x").text == "x"
+            shared.close()
+            with pytest.raises(SocketClosed):
+                client.request("x", timeout=PATIENCE)
+
+
 def test_a_client_closes_only_a_context_of_its_own(service):
     with Context.new() as context:
         for _ in range(3):
@@ -538,12 +554,29 @@ def test_a_client_has_at_least_one_endpoint_and_a_context_with_a_hub():
         RequestClient([])
     with pytest.raises(ValueError, match="from 0 on"):
         RequestClient("tcp://127.0.0.1:1", retries=-1)
+    with pytest.raises(TypeError, match="a context is a dploylib"):
+        RequestClient("tcp://127.0.0.1:1", context=5)
     with zmq.Context() as plain, pytest.raises(TypeError, match=r"use Context\.new"):
         RequestClient("tcp://127.0.0.1:1", context=Context(plain))
 
 
 def test_a_client_belongs_to_its_thread(client):
-    with pytest.raises(SocketStateError, match="belongs to the thread that made it"):
+    with pytest.raises(SocketStateError, match="belongs to the thread, and process, that made it"):
         gevent.get_hub().threadpool.apply(client.request, ("x",))
     gevent.get_hub().threadpool.kill()
     gc.collect()
+
+
+def test_a_client_belongs_to_its_process(client):
+    """What libzmq has is not inherited. The child uses nothing else: it may not even end as usual."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            client.request("x", timeout=1)
+        except SocketStateError:
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert client.request("x").text == "x"

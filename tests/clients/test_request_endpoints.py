@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gevent
+import gevent.monkey
 import gevent.subprocess
 import pytest
 import zmq.green
@@ -245,6 +246,19 @@ def test_only_what_is_safe_is_asked_again(bare, type, status, idempotent, again)
             assert (raised.value.type, raised.value.status) == (type, status)
 
 
+def test_a_deadline_is_told_as_such_whoever_notices_it_first(bare):
+    peer, endpoint = bare("router")
+    sleep = gevent.monkey.get_original("time", "sleep")
+    with RequestClient(endpoint) as client:
+        client.wait_connected(PATIENCE)
+        for _ in range(5):
+            with asking(client, "x", timeout=0.1) as call:
+                problem(peer, received_by(peer), "urn:dploylib:deadline-exceeded", 504)
+                sleep(0.15)  # the hub is blocked, and then there is the reply, and the time is up
+                with pytest.raises(RequestTimeout):
+                    call.get(timeout=PATIENCE)
+
+
 def test_an_overloaded_service_gets_no_more_than_some_tries(bare):
     peer, endpoint = bare("router")
     with RequestClient(endpoint, retries=2) as client, asking(client, "x") as call:
@@ -477,6 +491,21 @@ def test_a_turn_that_its_owner_cannot_take_goes_to_the_next_one():
     assert budget.under_way == 10
 
 
+def test_who_waits_for_a_turn_waits_no_longer_than_it_may_although_others_take_it():
+    budget = RetryBudget()
+    for _ in range(10):
+        budget.take(1, 0)
+    waiting = gevent.spawn(budget.take, 1, 0.2)
+    for _ in range(40):
+        gevent.sleep(0.05)
+        if waiting.ready():
+            break
+        budget.give_back()
+        budget.take(1, 0)
+    assert waiting.ready()
+    assert waiting.value is False
+
+
 def test_pauses_grow_up_to_a_bound_and_are_not_all_alike():
     pauses = [[backoff(tries) for _ in range(200)] for tries in range(1, 12)]
     assert max(pauses[0]) <= 0.05
@@ -611,6 +640,7 @@ def script(echo):
     assert line() == "timeout True"
     assert line() == "['0', '1', '2', '3', '4']"
     assert line() == "asking"
+    assert [echo.process.line() for _ in range(2)] == ["mute", "mute"]
     yield process, line
     process.kill()
     process.wait()
@@ -629,3 +659,23 @@ def test_a_plain_script_can_be_interrupted(script, echo):
     process.send_signal(signal.SIGINT)
     assert line() == "interrupted"
     assert process.wait(timeout=PATIENCE) == 0
+
+
+def test_a_script_that_did_something_else_meanwhile_does_not_take_the_new_connection_for_the_lost_one(echo, run_peer):
+    script = run_peer("script.py", echo.endpoint)
+    for _ in range(3):
+        script.say("hello")
+        assert script.line() == f"{echo.pid} hello"
+        echo.kill()
+        echo.start()
+        with RequestClient(echo.endpoint) as client:  # when libzmq has connected again here, it has there
+            client.request("x", timeout=PATIENCE)
+        gevent.sleep(0.3)
+
+
+def test_signal_handlers_of_gevent_are_called_in_a_script_that_asks_all_the_time(echo, run_peer):
+    script = run_peer("script.py", echo.endpoint)
+    script.say("loop")
+    assert script.line() == "looping"
+    script.signal(signal.SIGUSR1)
+    assert script.line() == "stopped"
