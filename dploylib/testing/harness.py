@@ -89,7 +89,8 @@ def running(
     outlives a test: what others open meanwhile, and keep, would be its leak.
 
     When the service fails, `ServiceFailing` is raised in the greenlet that entered this, as a `gevent.Timeout` is: as
-    soon as that waits for something, or when it leaves. What the test raised itself is not replaced by either.
+    soon as that waits for something. It is raised when the service is left, also if the test has caught it before,
+    unless that has asked for it by `wait_for_failure`. What the test raised itself is not replaced by either.
     """
     check = None if _checked.get() or not check_leaks else LeakCheck()
     with _checking(check is not None), directory_for_endpoints() as directory:
@@ -105,10 +106,9 @@ def running(
             finally:
                 it._end(graceful_timeout)
         except BaseException as error:
-            if it.failure is not None and error is not it.failure:
-                _mention(it.failure, error)
+            it._fails_with(error)
             raise
-    if it.failure is not None and not it._told:
+    if it.failure is not None and not it._known:  # what the test has caught may be nothing that it expected
         raise it.failure
     left = [] if check is None else check.wait()
     if left:
@@ -128,7 +128,8 @@ class RunningService:
         self.service = service
         self.failure: ServiceFailing | None = None
         self._settings = settings
-        self._told = False  # of the failure
+        self._told = False  # of the failure, in the greenlet of the test
+        self._known = False  # the failure, to who wrote the test, or to who reads what it fails with
         self._inside = True
         self._greenlet: Any = getcurrent()
         mapper, service._config_mapper = service._config_mapper, _Mapper(settings)
@@ -203,13 +204,15 @@ class RunningService:
     def wait_for_failure(self, timeout: float = 10.0) -> ServiceFailing:
         """Wait until the service fails, and return with what: for a test in which it should.
 
-        It is not raised any more then. Raises `TimeoutError` when the service runs for `timeout` seconds yet.
+        It is not raised any more then, not even when the service is left. Raises `TimeoutError` when the service runs
+        for `timeout` seconds yet.
         """
         told, self._told = self._told, True
         self._watcher.join(timeout)
         if self.failure is None:
             self._told = told
             raise TimeoutError(f"{self.service!r} has not failed within {timeout:g} s")
+        self._known = True
         return self.failure
 
     def __repr__(self) -> str:
@@ -248,6 +251,13 @@ class RunningService:
         if self._inside and not self._told and not self._greenlet.dead:
             self._told = True
             self._greenlet.throw(self.failure)
+
+    def _fails_with(self, error: BaseException) -> None:
+        """Let who reads of this error of the test know of the failure by it."""
+        if self.failure is not None:
+            self._known = True
+            if error is not self.failure:
+                _mention(self.failure, error)
 
     def _end(self, graceful_timeout: float) -> None:
         self._inside = False

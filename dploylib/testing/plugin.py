@@ -29,6 +29,7 @@ _LIMITS = (
 
 _seconds_key = pytest.StashKey[float]()
 _limit_key = pytest.StashKey[Any]()
+_services_key = pytest.StashKey["list[RunningService]"]()
 
 
 @pytest.fixture
@@ -47,14 +48,16 @@ def leak_check() -> Iterator[None]:
 
 
 @pytest.fixture
-def service_runner() -> Iterator[Callable[..., RunningService]]:
+def service_runner(request: pytest.FixtureRequest) -> Iterator[Callable[..., RunningService]]:
     """`service_runner(service, config, ...)`: a service that runs until the test is over, as in `testing.running`."""
     from .harness import running
 
+    request.node.stash[_services_key] = services = []
     with contextlib.ExitStack() as stack:
 
         def run(*args: Any, **kwargs: Any) -> RunningService:
-            return stack.enter_context(running(*args, **kwargs))
+            services.append(stack.enter_context(running(*args, **kwargs)))
+            return services[-1]
 
         yield run
 
@@ -145,6 +148,13 @@ def _interpreter_flags(arguments: Sequence[str]) -> list[str] | None:
     return flags
 
 
+def _tell_services(item: pytest.Item, outcome: Any) -> None:
+    """Let the services of the fixture know with what the test fails, which is not in their blocks."""
+    if outcome.excinfo is not None:
+        for it in item.stash.get(_services_key, ()):
+            it._fails_with(outcome.excinfo[1])
+
+
 # Time limits -------------------------------------------------------------------------------------------------------
 
 
@@ -159,21 +169,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, None]:
     """Limit how long the fixtures take."""
     with _time_limit(item, "setup"):
-        yield
+        outcome = yield
+    _tell_services(item, outcome)
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
     """Limit how long the test takes."""
     with _time_limit(item, "call"):
-        yield
+        outcome = yield
+    _tell_services(item, outcome)
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, None]:
     """Limit how long the end of the fixtures takes."""
     with _time_limit(item, "teardown"):
         yield

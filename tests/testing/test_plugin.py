@@ -368,12 +368,46 @@ def test_a_service_that_dies_fails_its_test_with_the_cause(run, how):
 
     def test_does_not_wait(hangs):
         hangs.server("hangs").spawn(hangs.server("hangs").die)
+
+    def test_catches_it(hangs):
+        client = hangs.socket("hangs.request")
+        client.send_text("die")
+        with pytest.raises(Exception):
+            client.receive_text()
+
+    @pytest.fixture
+    def dead(hangs):
+        test_waits(hangs)
+
+    def test_has_a_fixture_that_waits(dead):
+        pass
+
+    def test_expects_it(hangs):
+        test_catches_it(hangs)
+        assert isinstance(hangs.wait_for_failure().__cause__, ZeroDivisionError)
     """
     result = run(SERVICE + textwrap.dedent(source), *how)
-    result.assert_outcomes(passed=1, failed=1, errors=1)
+    result.assert_outcomes(passed=3, failed=1, errors=3)  # nothing is told twice
     output = result.stdout.str()
-    assert output.count("ZeroDivisionError: nobody divides by that") >= 2
-    assert output.count("ServiceFailing: server 'hangs' died") >= 2
+    assert output.count("ServiceFailing: server 'hangs' died") >= 4
+    assert output.count("ZeroDivisionError: nobody divides by that") >= 4
+
+
+@BOTH
+def test_a_test_that_fails_since_its_service_has_died_tells_that_in_its_own_error(run, how):
+    source = """
+    def test_gets_nothing(hangs):
+        client, reply = hangs.socket("hangs.request"), None
+        client.send_text("die")
+        try:
+            reply = client.receive_text()
+        except Exception:
+            pass
+        assert reply is not None
+    """
+    result = run(SERVICE + textwrap.dedent(source), *how)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*assert None is not None*", "*nobody divides by that*"])
 
 
 @BOTH

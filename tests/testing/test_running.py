@@ -13,6 +13,7 @@ from dploylib.errors import (
     AddressInUse,
     ConfigurationError,
     ConnectionLost,
+    DployError,
     LeftBehind,
     RemoteError,
     ServiceFailing,
@@ -303,8 +304,19 @@ def test_a_service_that_dies_interrupts_the_test_that_waits_and_says_why(coordin
         with pytest.raises(ServiceFailing, match="server 'echo' died") as failure:
             gevent.sleep(60)
         assert isinstance(failure.value.__cause__, ZeroDivisionError)
-        assert it.failure is failure.value
-    # What was told is not told again.
+        assert it.wait_for_failure() is it.failure is failure.value
+
+
+@pytest.mark.parametrize("caught", [DployError, Exception, BaseException])
+def test_a_service_that_dies_fails_the_test_that_expects_another_error(caught):
+    def test(it):
+        it.socket("echo.request").send_text("die")
+        with pytest.raises(caught):
+            gevent.sleep(60)
+
+    with pytest.raises(ServiceFailing, match="server 'echo' died") as failure, running(service_of(echo=Echo)) as it:
+        test(it)
+    assert failure.value is it.failure
 
 
 def test_a_client_whose_service_dies_says_why():
