@@ -171,24 +171,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, None]:
     """Limit how long the fixtures take."""
-    with _time_limit(item, "setup"):
+    with _time_limit(item, "setup") as limit:
         outcome = yield
+    _see_that_it_fails(limit, outcome)
     _tell_services(item, outcome)
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
     """Limit how long the test takes."""
-    with _time_limit(item, "call"):
+    with _time_limit(item, "call") as limit:
         outcome = yield
+    _see_that_it_fails(limit, outcome)
     _tell_services(item, outcome)
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, None]:
     """Limit how long the end of the fixtures takes."""
-    with _time_limit(item, "teardown"):
-        yield
+    with _time_limit(item, "teardown") as limit:
+        outcome = yield
+    _see_that_it_fails(limit, outcome)
 
 
 def pytest_enter_pdb(config: pytest.Config) -> None:
@@ -198,11 +201,17 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
         limit.end()
 
 
+def _see_that_it_fails(limit: Any, outcome: Any) -> None:
+    """Fail what took too long, also if it has caught what told it so, or has ended before that could be raised."""
+    if limit is not None and limit.passed and outcome.excinfo is None:
+        outcome.force_exception(limit.error())
+
+
 @contextlib.contextmanager
-def _time_limit(item: pytest.Item, phase: str) -> Iterator[None]:
+def _time_limit(item: pytest.Item, phase: str) -> Iterator[Any]:
     seconds = item.stash.get(_seconds_key, item.config.stash[_seconds_key])
     if not seconds:
-        yield
+        yield None
         return
     from .timeouts import TimeLimit
 
@@ -222,7 +231,7 @@ def _time_limit(item: pytest.Item, phase: str) -> Iterator[None]:
 
     item.config.stash[_limit_key] = limit = TimeLimit(seconds, TookTooLong, report, give_up)
     try:
-        yield
+        yield limit
     finally:
         limit.end()
 

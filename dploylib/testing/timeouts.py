@@ -31,6 +31,8 @@ class TimeLimit:
       greenlet or in another one;
     - and if even that has no effect, since the thread is blocked in C, `give_up` is called in the end, with the stacks
       of that moment. So it is when what was interrupted does not end.
+
+    `passed` is whether the time was up before the end: what was raised may have been caught, or come too late.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class TimeLimit:
         give_up: Callable[[str], None],
     ) -> None:
         self._seconds = seconds
-        self._error = error
+        self.error = error
         self._report = report
         self._give_up = give_up
         self._greenlet: Any = getcurrent()
@@ -52,6 +54,7 @@ class TimeLimit:
         self._changing = new_lock()
         self._active = True
         self._told = False
+        self.passed = False  # whether the time was up before the end
         self._interrupted = False
         start_thread(self._watch)
 
@@ -69,6 +72,7 @@ class TimeLimit:
         """Called in a thread of its own."""
         if self._ended.acquire(timeout=self._seconds):
             return
+        self.passed = True
         self._report(all_stacks())
         with contextlib.suppress(Exception):  # somebody has destroyed the hub
             self._loop.run_callback_threadsafe(self._tell)
@@ -88,13 +92,13 @@ class TimeLimit:
             tell = self._active and not self._told and not self._greenlet.dead
             self._told |= tell
         if tell:
-            self._greenlet.throw(self._error())
+            self._greenlet.throw(self.error())
 
     def _interrupt(self) -> None:
         with self._changing:
             if self._active and not self._told:
                 self._interrupted = True
-                self._raise_in_thread(self._error)
+                self._raise_in_thread(self.error)
 
     def _raise_in_thread(self, error: type[BaseException] | None) -> None:
         """Raise an exception in what the thread runs, as soon as that is Python code; None takes it back."""

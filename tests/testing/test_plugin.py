@@ -309,6 +309,41 @@ def test_a_test_that_goes_on_when_it_is_interrupted_ends_the_run(run, pytester, 
     result.stdout.fnmatch_lines(["*::test_goes_on does not end after*"])
 
 
+@BOTH
+def test_a_test_that_takes_too_long_fails_whatever_it_catches(run, how):
+    source = """
+    import gevent, pytest
+    from gevent.monkey import get_original
+
+    def test_blocks():
+        get_original("time", "sleep")(0.6)
+
+    def test_goes_on():
+        while True:
+            try:
+                gevent.sleep(60)
+            except BaseException:
+                break
+
+    def test_expects_anything():
+        with pytest.raises(BaseException):
+            gevent.sleep(60)
+
+    @pytest.fixture
+    def blocks():
+        get_original("time", "sleep")(0.6)
+        yield
+        get_original("time", "sleep")(0.6)
+
+    def test_with_a_fixture(blocks):
+        pass
+    """
+    result = run(source, "--dploylib-timeout=0.3", *how)
+    result.assert_outcomes(failed=3, errors=2)
+    assert result.stdout.str().count("the call of this test took longer than 0.3 s") >= 3
+    result.stdout.fnmatch_lines(["*the setup of this test took longer than 0.3 s*"])
+
+
 def test_who_debugs_has_all_the_time_in_the_world(pytester, run):
     pytester.makeconftest(
         """
