@@ -104,7 +104,7 @@ def running(
             try:
                 yield it
             finally:
-                it._end(graceful_timeout)
+                it._leave(graceful_timeout)
         except BaseException as error:
             it._fails_with(error)
             raise
@@ -259,8 +259,21 @@ class RunningService:
             if error is not self.failure:
                 _mention(self.failure, error)
 
-    def _end(self, graceful_timeout: float) -> None:
+    def _leave(self, graceful_timeout: float) -> None:
+        """End it, in whole also when another service of this greenlet fails meanwhile, which is raised then."""
         self._inside = False
+        ending = spawn_named(f"stop {self.service!r}", self._end, graceful_timeout)
+        interrupted: ServiceFailing | None = None
+        while not ending.dead:
+            try:
+                ending.join()
+            except ServiceFailing as failure:
+                interrupted = failure
+        ending.get()
+        if interrupted is not None:
+            raise interrupted
+
+    def _end(self, graceful_timeout: float) -> None:
         try:
             self._clients.close()
             self._inproc_context.close(_LINGER)

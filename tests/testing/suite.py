@@ -31,6 +31,17 @@ class DiesSlowly(Echo):
         gevent.sleep(0.3)
 
 
+class KillsAnother(Echo):
+    """Lets the service of `tell` die in its end, and takes as long as that needs."""
+
+    def teardown(self):
+        other = self.settings.get("tell")
+        other.server("echo").spawn(other.server("echo").die)
+        while other.failure is None:
+            gevent.sleep(0.002)
+        gevent.sleep(0.05)  # in which the test is told, too
+
+
 class Front(Server):
     """Asks another server."""
 

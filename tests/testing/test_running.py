@@ -28,7 +28,7 @@ from dploylib.services import (
 )
 from dploylib.testing import leaks, running
 from dploylib.transport import Context, Envelope
-from tests.testing.suite import DiesSlowly, Echo, Front, Hangs, Leaks, News
+from tests.testing.suite import DiesSlowly, Echo, Front, Hangs, KillsAnother, Leaks, News
 
 PATIENCE = 10.0  # seconds; an upper bound for what comes at once, on a loaded machine too
 COORDINATORS = [GreenletServerCoordinator, ThreadedServerCoordinator, ProcessServerCoordinator]
@@ -338,6 +338,15 @@ def test_a_service_that_is_left_while_it_dies_fails_the_test_too():
     with dies as failure, running(service_of(echo=DiesSlowly)) as it:
         it.server("echo").spawn(it.server("echo").die)
     assert isinstance(failure.value.__cause__, ZeroDivisionError)
+
+
+def test_a_service_that_dies_while_another_one_is_left_lets_that_one_end():
+    inner = service_of(echo=KillsAnother)
+    dies = pytest.raises(ServiceFailing, match="server 'echo' died")
+    with dies as failure, running(service_of(echo=Echo)) as outer, running(inner, general={"tell": outer}):
+        pass
+    assert failure.value is outer.failure
+    assert inner.state is State.STOPPED
 
 
 def test_a_server_that_would_have_been_started_again_fails_no_test():
