@@ -18,7 +18,7 @@ class Client:
 
     def __init__(self, context: Context | None) -> None:
         if context is not None and not isinstance(context, Context):
-            raise TypeError(f"a context is a dploylib.transport.Context, not {context!r}; see Context(zmq_context)")
+            raise TypeError(f"a context is a dploylib.transport.Context, not {context!r}")
         self._owns_context = context is None
         self._context = Context.new() if context is None else context
 

@@ -36,7 +36,7 @@ _checked: ContextVar[bool] = ContextVar("dploylib.testing leaks are looked for",
 _PEERS = {
     "rep": "req",
     "req": "rep",
-    "router": "dealer",
+    "router": "req",
     "dealer": "dealer",
     "pull": "push",
     "push": "pull",

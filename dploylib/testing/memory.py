@@ -13,6 +13,7 @@ from gevent.lock import BoundedSemaphore
 from gevent.pool import Group
 from gevent.queue import Empty, Queue
 
+from ..clients.encoding import envelope_of
 from ..config import Settings
 from ..errors import (
     ConfigurationError,
@@ -22,10 +23,10 @@ from ..errors import (
     SocketClosed,
     SocketStateError,
     UnknownOption,
+    Unroutable,
 )
 from ..servers import Server
 from ..transport import MAX_FRAMES, Envelope, Metadata, Problem, ReceivedData, Socket, SocketHandler
-from ..transport.codecs import encode
 from ..transport.options import Options, option_pairs, option_value, socket_type_constant
 from ..transport.spawning import spawn_named, wait_for_one
 
@@ -207,8 +208,12 @@ class InMemoryServer:
 
     def _caller(self, socket: Any) -> list[bytes]:
         """What is in front of the message of a new peer: on a ROUTER, its routing id."""
+        if socket.socket_type != "router":
+            return []
         self._callers += 1
-        return [b"caller %d" % self._callers] if socket.socket_type == "router" else []
+        caller = b"caller %d" % self._callers
+        socket.peers.add(caller)
+        return [caller]
 
     def _counts(self) -> dict[str, int]:
         return {name: len(socket.outbox) for name, socket in self.server.sockets.items()}
@@ -325,6 +330,9 @@ class _Context:
     def __init__(self) -> None:
         self._sockets: list[_MemorySocket] = []
 
+    def __repr__(self) -> str:
+        return "<a context in memory (there are no sockets in memory: pass clients, or doubles, in by general=)>"
+
     def socket(self, socket_type: str, options: Options | None = None) -> _MemorySocket:
         """A new socket of this type. Raises `UnknownSocketType`."""
         socket_type_constant(socket_type)
@@ -355,6 +363,8 @@ class _MemorySocket(Socket):
         self.inbox: Queue[list[bytes]] = Queue()
         self._options: dict[str, Any] = {"rcvtimeo": -1, "sndtimeo": -1}
         self._closed = False
+        self.peers: set[bytes] = set()  # the routing ids of a ROUTER's peers
+        self.asked = False  # whether a REQ waits for its reply
 
     @property
     def zmq_socket(self) -> Any:
@@ -413,18 +423,28 @@ class _MemorySocket(Socket):
         message = [bytes(memoryview(frame)) for frame in frames]
         if not message:
             raise TypeError("a message needs at least one frame")
+        if self._type == "router" and message[0] not in self.peers:
+            raise Unroutable(
+                f"cannot send on {self!r}: no peer has the routing id in the first frame", self, message[0]
+            )
+        if self._type == "req":
+            self._take_turn("send", self.asked)
+            self.asked = True
         self.outbox.append(message)
         self.sent += 1
 
     def receive_frames(self, timeout: float | None = None, copy: bool = True) -> list[bytes]:
         """Take the next message that was fed, or wait for it. Raises `ReceiveTimeout`, or `MalformedEnvelope`."""
         self._check("receive", _CANNOT_RECEIVE)
+        if self._type == "req":
+            self._take_turn("receive", not self.asked)
         if timeout is None and self._options["rcvtimeo"] >= 0:
             timeout = self._options["rcvtimeo"] / 1000
         try:
             frames = self.inbox.get(timeout=timeout)
         except Empty:
             raise ReceiveTimeout(f"nothing was fed to {self!r} within {timeout} s", self) from None
+        self.asked = False
         self.received += 1
         if len(frames) > self._most_frames:
             raise MalformedEnvelope(f"more than the {self._max_frames} frames that are taken", frames)
@@ -446,6 +466,10 @@ class _MemorySocket(Socket):
         """Close it. What was sent is kept."""
         self._closed = True
 
+    def _take_turn(self, action: str, wrong: bool) -> None:
+        if wrong:
+            raise SocketStateError(f"cannot {action} on {self!r}: req sockets send and receive in turn", self)
+
     def _check(self, action: str, cannot: tuple[str, ...]) -> None:
         if self._closed:
             raise SocketClosed(f"cannot {action}: the {self._type} socket was closed")
@@ -455,7 +479,7 @@ class _MemorySocket(Socket):
 
 def _frames(obj: Any, id: str, deadline: float | None, caller: list[bytes]) -> list[bytes]:
     """The frames of an object in a message of this caller."""
-    envelope = obj if isinstance(obj, Envelope) else Envelope(id, *encode(obj))
+    envelope = envelope_of(obj, id)
     route = [*caller, *envelope.request_frames]
     if deadline is not None:
         route.append(Metadata(milliseconds_left=deadline * 1000).to_frame())

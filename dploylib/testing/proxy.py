@@ -49,8 +49,7 @@ class FlakyProxy:
         self._serving = Group()
         self._sockets: set[Any] = set()
         self._allowed = {"up": _ALL, "down": _ALL}
-        self.delay = 0.0
-        self.rate = _ALL
+        self._delay, self._rate = 0.0, _ALL
         self.passed = {"up": 0, "down": 0}
         self.cuts = 0
         self.connections = 0
@@ -60,8 +59,35 @@ class FlakyProxy:
         self._server: StreamServer | None = None
         self.accept()
 
+    @property
+    def delay(self) -> float:
+        """Seconds for which each piece is held back. To set it raises `ValueError` for less than none."""
+        return self._delay
+
+    @delay.setter
+    def delay(self, seconds: float) -> None:
+        if not seconds >= 0:
+            raise ValueError(f"a delay is a number of seconds from 0 on, not {seconds!r}")
+        self._delay = seconds
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second that pass each way of each connection. To set it raises `ValueError` for none; see `stall`."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, bytes_a_second: float) -> None:
+        if not bytes_a_second > 0:
+            raise ValueError(f"a rate is a number of bytes a second above 0, not {bytes_a_second!r}; see stall()")
+        self._rate = bytes_a_second
+
     def cut_after(self, up: float = _ALL, down: float = _ALL) -> None:
-        """Cut all connections when this many more bytes have passed up or down. Then everything passes again."""
+        """Cut all connections when this many more bytes have passed up or down. Then everything passes again.
+
+        Raises `ValueError` for less than none.
+        """
+        if not (up >= 0 and down >= 0):
+            raise ValueError(f"connections are cut after a number of bytes from 0 on, not {min(up, down)!r}")
         self._allowed = {"up": up, "down": down}
 
     def cut(self) -> None:
@@ -143,6 +169,7 @@ class FlakyProxy:
                     self._flows.wait()
                     self._pass_on(data[:size], sink, way)
                     data = data[size:]
+        self._flows.wait()  # a host that froze says nothing of an end, either
         for one in (sink, source):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

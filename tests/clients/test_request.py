@@ -34,7 +34,10 @@ pytestmark = pytest.mark.usefixtures("leak_check")
 PATIENCE = 20.0  # seconds; an upper bound for what comes at once, on a loaded machine too
 ANYWHERE = "tcp://127.0.0.1:*"
 PROBLEM = b"application/problem+json"
-REJECTED = "something listens there, but did not talk to a socket of this type"
+REJECTED = (  # which of the two is a matter of who closes the connection first
+    "something listens there, but did not talk to a socket of this type",
+    "something listens there, but the handshake of ZeroMQ failed",
+)
 
 
 class Point(msgspec.Struct):
@@ -349,7 +352,8 @@ def test_a_peer_that_says_nothing_is_told(bare):
 def test_a_peer_of_another_type_is_told(bare):
     _, endpoint = bare("pub")
     error = timed_out(endpoint)
-    assert (error.sent, error.known) == (False, REJECTED)
+    assert not error.sent
+    assert error.known in REJECTED
 
 
 def test_who_speaks_something_else_is_told():
@@ -380,14 +384,14 @@ def test_several_endpoints_are_told_with_what_is_known_of_each(bare):
         client.request("x", timeout=0.3)
     assert raised.value.endpoint == f"tcp://127.0.0.1:1, {other_type}"
     assert "tcp://127.0.0.1:1: no connection can be made: Connection refused; " in raised.value.known
-    assert raised.value.known.endswith(f"{other_type}: {REJECTED}")
+    assert raised.value.known.endswith(tuple(f"{other_type}: {words}" for words in REJECTED))
 
 
 def test_a_peer_of_another_type_can_be_replaced_by_the_right_one(bare):
     """libzmq itself gives such an endpoint up for good."""
     wrong, endpoint = bare("pub")
     with RequestClient(endpoint) as client, asking(client, "x", timeout=PATIENCE) as call:
-        while client.endpoints[endpoint].connection != "rejected":
+        while client.endpoints[endpoint].connection not in ("rejected", "handshake failed"):
             gevent.sleep(0.005)
         wrong.close()
         with Context.new() as context:

@@ -5,6 +5,7 @@ import msgspec
 import pytest
 from gevent.event import Event
 
+from dploylib.clients import RequestClient
 from dploylib.errors import (
     ConfigurationError,
     HandlerTimeout,
@@ -14,6 +15,7 @@ from dploylib.errors import (
     ServerFailing,
     SocketStateError,
     UnknownOption,
+    Unroutable,
 )
 from dploylib.servers import Handler, Server, bind, bind_in, connect, every
 from dploylib.testing import call_handler, in_memory
@@ -83,7 +85,10 @@ class Shop(Server):
 
     @bind_in("count", "router")
     def count(self, socket, received):
-        socket.send_frames([b"somebody else", b"", b"", b"text/plain", b"for them"])
+        if received.text == "remember me":
+            self.somebody_else = received.envelope.request_frames[0]
+            return None
+        socket.send_frames([self.somebody_else, b"", b"", b"text/plain", b"for them"])
         for number in range(int(received.text), 0, -1):
             socket.send_envelope(received.envelope.response_envelope("text/plain", str(number)))
         return "go"
@@ -200,10 +205,48 @@ def test_what_is_sent_before_a_handler_fails_on_a_socket_without_a_way_back_is_s
 
 
 def test_the_first_of_several_replies_is_the_reply_and_what_is_for_others_is_none():
-    result = call_handler(Shop, "count", "2")
+    with in_memory(Shop) as shop:
+        shop.call("count", "remember me")
+        result = shop.call("count", "2")
     assert result.reply.text == "2"
     assert [one.text for one in result.sent["count"]] == ["for them", "2", "1", "go"]
     assert call_handler(Shop, "pair", "").reply.text == "first"
+
+
+def test_what_a_real_socket_would_refuse_is_refused():
+    class Mistaken(Shop):
+        @bind_in("count", "router")
+        def count(self, socket, received):
+            socket.send_text("without a route")
+
+        @bind_in("echo", "rep")
+        def echo(self, socket, received):
+            self.sockets.back.send_text("one")
+            self.sockets.back.send_text("another one")
+
+        @bind_in("silent", "rep")
+        def silent(self, socket, received):
+            self.sockets.back.receive_text(timeout=1)
+
+    with pytest.raises(Unroutable):
+        call_handler(Mistaken, "count", "x")
+    for name in ("echo", "silent"):
+        with pytest.raises(SocketStateError):
+            call_handler(Mistaken, name, "x")
+
+
+def test_what_was_received_can_be_sent_on():
+    first = call_handler(Shop, "echo", "hello").reply
+    assert call_handler(Shop, "echo", first).reply.text == "hello"
+
+
+def test_clients_are_told_that_there_are_no_sockets_in_memory():
+    class Asks(Server):
+        def setup(self):
+            self.client = RequestClient("tcp://127.0.0.1:1", context=self.context)
+
+    with pytest.raises(TypeError, match="there are no sockets in memory"), in_memory(Asks):
+        pass
 
 
 def test_on_error_decides_as_it_does_in_a_service():

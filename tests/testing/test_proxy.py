@@ -154,3 +154,12 @@ def test_closing_it_ends_the_connections_and_frees_the_port(echo, wait_until):
 def test_it_stands_before_tcp_only(endpoint):
     with pytest.raises(EndpointError, match="not before"):
         FlakyProxy(endpoint)
+
+
+@pytest.mark.parametrize(("name", "value"), [("delay", -1), ("rate", 0), ("rate", -5), ("delay", float("nan"))])
+def test_what_a_proxy_cannot_do_is_refused(name, value):
+    with FlakyProxy("tcp://127.0.0.1:1") as proxy:
+        with pytest.raises(ValueError, match="a number of"):
+            setattr(proxy, name, value)
+        with pytest.raises(ValueError, match="a number of"):
+            proxy.cut_after(down=-1)

@@ -78,7 +78,8 @@ def test_a_peer_of_another_type_is_known_to_be_there(context, watch):
     publisher = context.socket("pub")
     publisher.bind("tcp://127.0.0.1:*")
     _, monitor, link = watch(publisher.endpoint)
-    assert hear_until(monitor, link, "rejected") == ["shaking hands", "rejected"]
+    states = hear_until(monitor, link, "rejected", "handshake failed")  # as who closes the connection first has it
+    assert states[0] == "shaking hands"
 
 
 def test_who_does_not_speak_zeromq_fails_the_handshake(watch):
