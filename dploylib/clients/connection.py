@@ -112,7 +112,7 @@ class Connection:
         Raises `ConnectionLost`; or what `Socket.send_frames` raises, and then nothing was sent.
         """
         self.circuit.begin()
-        if self._outbox is not None:
+        if self._outbox is not None and self.calls:  # else nothing comes that it could be sent together with
             self._outbox.append(call)
             try:
                 return self._wait_in_hub(call)
