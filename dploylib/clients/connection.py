@@ -16,6 +16,7 @@ from ..errors import ConnectionLost, MalformedEnvelope, SendTimeout, SocketClose
 from ..transport import Context, Link, Metadata, Socket, SocketMonitor
 from ..transport.deadlines import handler_deadline, seconds_until
 from ..transport.options import Options
+from ..transport.receive_loop import RETRY_PAUSE
 from ..transport.socket import BLOCKING_SECONDS
 from ..transport.spawning import spawn_named
 from .diagnosis import Diagnosis
@@ -30,7 +31,6 @@ _OPTIONS = {
     "linger": 0,  # nobody waits any more for the reply to what is queued when it is closed
     "rcvhwm": 0,  # no more replies come than there are callers; at a mark, libzmq would not notice a lost connection
 }
-_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _TURN_SECONDS = 0.002  # for which replies are handed out before other greenlets may run
 _PAUSE = 1e-9  # more than nothing, so that timers and file descriptors get their turn too
 _LIKELY = 4  # replies in a row after which another one is likely
@@ -295,7 +295,7 @@ class Connection:
             try:
                 event = self._monitor.receive()
             except TransientError:  # no memory is left, say
-                gevent.sleep(_RETRY_PAUSE)
+                gevent.sleep(RETRY_PAUSE)
                 continue
             self.link.hear(event)
             if self.link.ready and ready_at is None:

@@ -22,6 +22,7 @@ from ..transport.envelope import adopt
 from ..transport.options import Options
 from ..transport.publishing import subscription_id
 from ..transport.reading import is_confirmation, read_message
+from ..transport.receive_loop import RETRY_PAUSE
 from .base import Client
 from .watching import WatchedEndpoint, options_of
 
@@ -33,7 +34,6 @@ _OPTIONS = {"sndhwm": 0}  # of subscriptions, which libzmq would drop beyond tha
 _CONFIRMATION_PATIENCE = 1.0  # seconds for which a publisher that is connected may take to confirm
 _ASK_AGAIN = 0.3  # seconds after which it is asked once more: it confirms only so many at once
 _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about messages that could not be used
-_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 
 
 class ListeningClient(Client):
@@ -124,7 +124,7 @@ class ListeningClient(Client):
                 self._iterating.discard(me)
             self._complain(problem)
             if isinstance(problem, TransientError):
-                gevent.sleep(_RETRY_PAUSE)
+                gevent.sleep(RETRY_PAUSE)
         raise StopIteration
 
     def listen(self, handler: Callable[[ReceivedData], Any]) -> None:

@@ -17,10 +17,13 @@ from gevent.pool import Pool
 
 from ..errors import (
     ConnectionLost,
+    DeadlineExceeded,
     MalformedEnvelope,
+    Overloaded,
     RemoteError,
     RequestTimeout,
     SendTimeout,
+    ShuttingDown,
     SocketClosed,
     SocketStateError,
     TransientError,
@@ -40,6 +43,8 @@ from ..transport.codecs import ObjectDecoder
 from ..transport.deadlines import handler_deadline, seconds_until, set_handler_deadline
 from ..transport.envelope import adopt
 from ..transport.options import Options
+from ..transport.problems import type_of
+from ..transport.receive_loop import RETRY_PAUSE
 from .base import Client, checked_timeout, endpoints_of, known_of
 from .connection import Call, Connection
 from .encoding import envelope_of
@@ -56,10 +61,7 @@ _TEXT = TEXT_MIMETYPE.encode()
 _NO_PROBLEM = frozenset(  # mimetypes that need no closer look, which costs 1 us
     one.encode() for one in (TEXT_MIMETYPE, JSON_MIMETYPE, BYTES_MIMETYPE, MSGPACK_MIMETYPE)
 )
-_RETRY_PAUSE = 0.02  # seconds after which a send that failed for lack of memory, say, is tried again
-_OVERLOADED = "urn:dploylib:overloaded"
-_DEADLINE_EXCEEDED = "urn:dploylib:deadline-exceeded"
-_SHUTTING_DOWN = "urn:dploylib:shutting-down"
+_OVERLOADED, _DEADLINE_EXCEEDED, _SHUTTING_DOWN = map(type_of, (Overloaded, DeadlineExceeded, ShuttingDown))
 
 
 class EndpointStatus(NamedTuple):
@@ -258,7 +260,7 @@ class RequestClient(Client):
                 gevent.sleep(0)  # its keeper has to get to know, if somebody closed the context
                 continue  # the connection was lost before anything was sent; or the client was closed
             except TransientError:
-                gevent.sleep(_RETRY_PAUSE)
+                gevent.sleep(RETRY_PAUSE)
                 continue
             if frames is None:
                 connection.circuit.failed()

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from ..errors import EndpointError, ReceiveTimeout, SocketClosed
 from ..transport import Link, Socket, SocketMonitor
-from ..transport.options import Options, option_pairs
+from ..transport.deadlines import seconds_until
+from ..transport.options import PEER_OPTIONS, Options, option_pairs
 from ..transport.spawning import spawn_named
 from .diagnosis import Diagnosis
 
@@ -21,12 +22,7 @@ log = logging.getLogger(__name__)
 _OPTIONS = {
     "reconnect_ivl": 100,  # milliseconds, to which libzmq adds as much again at random
     "reconnect_ivl_max": 1000,
-    "handshake_ivl": 10_000,
-    # The kernel asks whether the machine of a silent peer is still there, as for the sockets of servers.
-    "tcp_keepalive": 1,
-    "tcp_keepalive_idle": 60,
-    "tcp_keepalive_intvl": 10,
-    "tcp_keepalive_cnt": 6,
+    **PEER_OPTIONS,
 }
 _MARGIN = 0.1  # seconds of linger beyond those that are waited for: what ends before that has sent everything
 _PAUSE = 1.0  # seconds after which an endpoint that libzmq has given up is connected to again
@@ -108,7 +104,7 @@ class WatchedEndpoint:
             return True
         expires = time.monotonic() + seconds
         try:
-            while self._monitor.receive(max(0.0, expires - time.monotonic())).kind != "monitor_stopped":
+            while self._monitor.receive(seconds_until(expires)).kind != "monitor_stopped":
                 pass
         except (ReceiveTimeout, SocketClosed):
             return False
@@ -121,7 +117,7 @@ class WatchedEndpoint:
         with contextlib.suppress(SocketClosed):  # somebody closed the context
             while True:
                 try:
-                    event = monitor.receive(None if again_at == math.inf else max(0.0, again_at - time.monotonic()))
+                    event = monitor.receive(seconds_until(again_at))
                 except ReceiveTimeout:
                     again_at = math.inf
                     self._connect_again()

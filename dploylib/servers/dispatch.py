@@ -32,6 +32,7 @@ from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Pro
 from ..transport.codecs import encode
 from ..transport.envelope import adopt
 from ..transport.problems import handler_failed, is_problem, problem_of
+from ..transport.receive_loop import RETRY_PAUSE
 from .declare import ANSWERING_TYPES, InputHandler, SocketDescription
 from .hooks import Hooks
 from .timing import TimeLimits
@@ -51,7 +52,6 @@ log = logging.getLogger(__name__)
 _TEXT = TEXT_MIMETYPE.encode()
 _FAREWELL_PATIENCE = 1.0  # seconds for which the last word to a caller may wait for room in its queue
 _PEER_PATIENCE = 5.0  # seconds for which the reply of a DEALER or PAIR, whose peer may be gone, may wait for one
-_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about what the peers of one socket do wrong
 
 
@@ -195,7 +195,7 @@ class Dispatcher:
             counts.received -= 1
             counts.handled -= 1
             self._complain("unreadable", f"{self.name}: {error}; trying again until it works")
-            gevent.sleep(_RETRY_PAUSE)
+            gevent.sleep(RETRY_PAUSE)
         finally:
             counts.handled += 1
 

@@ -7,21 +7,16 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..transport.options import PEER_OPTIONS
+
 __all__ = ["HEARTBEAT_OPTIONS", "HEARTBEAT_TYPES", "LIMIT_OPTIONS", "default_options"]
 
 LIMIT_OPTIONS: Final[dict[str, int]] = {
     # Bytes of a frame. libzmq has no limit: one peer could make it take all memory. RabbitMQ's default is the same.
     "maxmsgsize": 16 * 1024 * 1024,
-    # Milliseconds that a peer has to say in ZMTP who it is; who connects and says nothing holds a file descriptor.
-    "handshake_ivl": 10_000,
     # Connections that wait to be accepted: libzmq's 100 are few when all clients of a service come back at once.
     "backlog": 1024,
-    # The kernel asks whether the machine of a silent peer is still there: for the first time after 60 s, then every
-    # 10 s. After 6 questions without an answer the peer is gone. Linux would take more than two hours.
-    "tcp_keepalive": 1,
-    "tcp_keepalive_idle": 60,
-    "tcp_keepalive_intvl": 10,
-    "tcp_keepalive_cnt": 6,
+    **PEER_OPTIONS,
 }
 """Options of every socket of a server."""
 

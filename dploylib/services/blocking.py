@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import sys
 import traceback
@@ -14,9 +13,9 @@ from typing import Any
 
 import gevent
 from gevent._monitor import PeriodicMonitoringThread
-from greenlet import greenlet
 
 from ..servers.dispatch import Dispatcher
+from ..transport.greenlets import IDLE, all_greenlets, is_active, main_of
 
 __all__ = ["watch_for_blocking"]
 
@@ -24,7 +23,6 @@ log = logging.getLogger(__name__)
 
 _LOOKS = 4  # within the time that is too long
 _AGAIN = 10  # times as long, and there is another line
-_IDLE = gevent.hub.Hub.run.__code__  # where a hub is that waits for something to do
 
 
 @contextlib.contextmanager
@@ -108,7 +106,7 @@ class _Watch:
 
     def _report(self, hub: Any, lasted: float) -> None:
         frame = sys._current_frames().get(hub.thread_ident)
-        if frame is None or frame.f_code is _IDLE:
+        if frame is None or frame.f_code is IDLE:
             return  # nothing keeps the hub from its work but the machine: the process was stopped, say
         stack = traceback.StackSummary.extract(traceback.walk_stack(frame))  # first of all: it may go on meanwhile
         stack.reverse()
@@ -131,12 +129,9 @@ def _log_error(stack: traceback.StackSummary, what: str) -> None:
 
 def _owner(bottom: FrameType, hub: Any) -> Any:
     """The greenlet whose outermost frame this is."""
-    for one in gc.get_objects():
-        # isinstance() would ask proxies what they stand for, and a Greenlet is true before it runs.
-        if not (issubclass(type(one), greenlet) and greenlet.__bool__(one)):
-            continue
+    for one in filter(is_active, all_greenlets()):
         # What runs has no frame of its own: it has that of its thread.
-        frame = one.gr_frame or (sys._current_frames().get(hub.thread_ident) if _main(one) is _main(hub) else None)
+        frame = one.gr_frame or (sys._current_frames().get(hub.thread_ident) if main_of(one) is main_of(hub) else None)
         if frame is not None and _bottom(frame) is bottom:
             return one
     return None  # it has just ended
@@ -147,13 +142,6 @@ def _bottom(frame: FrameType) -> FrameType:
     while frame.f_back is not None:
         frame = frame.f_back
     return frame
-
-
-def _main(one: Any) -> Any:
-    """The main greenlet of the thread that a greenlet belongs to."""
-    while one.parent is not None:
-        one = one.parent
-    return one
 
 
 def _description(owner: Any, hub: Any) -> str:

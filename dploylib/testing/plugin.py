@@ -171,27 +171,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, None]:
     """Limit how long the fixtures take."""
-    with _time_limit(item, "setup") as limit:
-        outcome = yield
-    _see_that_it_fails(limit, outcome)
+    outcome = yield from _phase(item, "setup")
     _tell_services(item, outcome)
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
     """Limit how long the test takes."""
-    with _time_limit(item, "call") as limit:
-        outcome = yield
-    _see_that_it_fails(limit, outcome)
+    outcome = yield from _phase(item, "call")
     _tell_services(item, outcome)
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, None]:
     """Limit how long the end of the fixtures takes."""
-    with _time_limit(item, "teardown") as limit:
-        outcome = yield
-    _see_that_it_fails(limit, outcome)
+    yield from _phase(item, "teardown")
 
 
 def pytest_enter_pdb(config: pytest.Config) -> None:
@@ -201,10 +195,13 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
         limit.end()
 
 
-def _see_that_it_fails(limit: Any, outcome: Any) -> None:
-    """Fail what took too long, also if it has caught what told it so, or has ended before that could be raised."""
-    if limit is not None and limit.passed and outcome.excinfo is None:
+def _phase(item: pytest.Item, phase: str) -> Generator[None, Any, Any]:
+    """One phase of a test, within its time: what took too long fails, also if it has caught what told it so."""
+    with _time_limit(item, phase) as limit:
+        outcome = yield
+    if limit is not None and limit.passed and outcome.excinfo is None:  # or has ended before that could be raised
         outcome.force_exception(limit.error())
+    return outcome
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import traceback
 from types import FrameType
@@ -12,16 +11,16 @@ import gevent.hub
 import gevent.monkey
 import greenlet
 
-__all__ = ["all_stacks", "describe_greenlet", "live_greenlets"]
+from ..transport.greenlets import IDLE, all_greenlets, is_active, main_of
 
-_IDLE = gevent.hub.Hub.run.__code__  # where a hub is that waits for something to do
+__all__ = ["all_stacks", "describe_greenlet", "live_greenlets"]
 
 
 def live_greenlets() -> set[greenlet.greenlet]:
     """The greenlets that run or wait to, of all threads, but for those that belong to gevent and the current one."""
     return {
         one
-        for one in _greenlets()
+        for one in all_greenlets()
         if one  # started, or about to be, and not finished
         and one.parent is not None  # else a thread's main greenlet
         and one is not greenlet.getcurrent()
@@ -40,32 +39,20 @@ def all_stacks() -> str:
 
     The thread that calls this is left out.
     """
-    found = _greenlets()
-    threads = {_main(one): one.thread_ident for one in found if isinstance(one, gevent.hub.Hub)}
-    # A Greenlet is true before it runs. The main greenlets are not known to the collector.
-    greenlets = {*threads, *(one for one in found if greenlet.greenlet.__bool__(one))}
-    running = {threads.get(_main(one)): _name(one) for one in greenlets if one.gr_frame is None}
+    found = all_greenlets()
+    threads = {main_of(one): one.thread_ident for one in found if isinstance(one, gevent.hub.Hub)}
+    # The main greenlets are not known to the collector.
+    greenlets = {*threads, *(one for one in found if is_active(one))}
+    running = {threads.get(main_of(one)): _name(one) for one in greenlets if one.gr_frame is None}
     me = gevent.monkey.get_original("_thread", "get_ident")()
     parts = [
         f"thread {ident:#x}{f', in {running[ident]},' if ident in running else ''} is at\n{_stack(frame)}"
         for ident, frame in sys._current_frames().items()
-        if ident != me and frame.f_code is not _IDLE
+        if ident != me and frame.f_code is not IDLE
     ]
     waiting = [one for one in greenlets if one.gr_frame is not None and not isinstance(one, gevent.hub.Hub)]
     parts += sorted(f"{_name(one)} is at\n{_stack(one.gr_frame)}" for one in waiting)
     return "\n".join(parts)
-
-
-def _greenlets() -> list[Any]:
-    # isinstance would ask proxies what they stand for.
-    return [one for one in gc.get_objects() if issubclass(type(one), greenlet.greenlet)]
-
-
-def _main(one: Any) -> Any:
-    """The main greenlet of the thread that a greenlet belongs to."""
-    while one.parent is not None:
-        one = one.parent
-    return one
 
 
 def _name(one: Any) -> str:

@@ -11,6 +11,7 @@ import zmq
 from ..errors import UnknownOption, UnknownSocketType
 
 __all__ = [
+    "PEER_OPTIONS",
     "SOCKET_TYPES",
     "Options",
     "option_constant",
@@ -32,6 +33,18 @@ SOCKET_TYPES: dict[str, zmq.SocketType] = {
     )
 }
 """The stable socket types of libzmq by lowercase name; the draft ones are not in a stock pyzmq."""
+
+PEER_OPTIONS: dict[str, int] = {
+    # Milliseconds that a peer has to say in ZMTP who it is; who connects and says nothing holds a file descriptor.
+    "handshake_ivl": 10_000,
+    # The kernel asks whether the machine of a silent peer is still there: for the first time after 60 s, then every
+    # 10 s. After 6 questions without an answer the peer is gone. Linux would take more than two hours.
+    "tcp_keepalive": 1,
+    "tcp_keepalive_idle": 60,
+    "tcp_keepalive_intvl": 10,
+    "tcp_keepalive_cnt": 6,
+}
+"""What the sockets of servers and clients are set to against peers that say nothing."""
 
 _BYTES_OPTIONS = frozenset(option for option in zmq.SocketOption if option._opt_type.name == "bytes")
 

@@ -20,7 +20,7 @@ from ..errors import (
 from .codecs import PROBLEM_MIMETYPE, essence
 from .envelope import Envelope
 
-__all__ = ["Problem", "handler_failed", "is_problem", "problem_of"]
+__all__ = ["Problem", "handler_failed", "is_problem", "problem_of", "type_of"]
 
 _TEXT_LIMIT = 500  # characters; an error text may quote what a peer sent
 
@@ -79,8 +79,14 @@ def problem_of(
     error: PeerError | NoReply | Overloaded | ShuttingDown | HandlerEnded | HandlerTimeout | DeadlineExceeded,
 ) -> Problem:
     """What to tell a peer about its own mistake, or about what became of its message: all that the error says."""
-    name, title, status = next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)
-    return Problem(f"urn:dploylib:{name}", title, status, str(error))
+    kind = next(kind for kind in type(error).__mro__ if kind in _PROBLEMS)
+    _, title, status = _PROBLEMS[kind]
+    return Problem(type_of(kind), title, status, str(error))
+
+
+def type_of(kind: type[BaseException]) -> str:
+    """The type of the problems that are made of errors of this class."""
+    return f"urn:dploylib:{_PROBLEMS[kind][0]}"
 
 
 def handler_failed(where: str) -> Problem:

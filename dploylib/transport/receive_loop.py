@@ -16,7 +16,10 @@ from gevent.event import Event
 from ..errors import ServiceStateError, TransientError
 from .socket import Socket
 
-__all__ = ["Loop", "ReceiveLoop", "SocketHandler"]
+__all__ = ["RETRY_PAUSE", "Loop", "ReceiveLoop", "SocketHandler"]
+
+RETRY_PAUSE = 0.02
+"""Seconds after which a read or a send that failed for lack of memory, say, is tried again."""
 
 SocketHandler = Callable[[Socket], None]
 """Called with a socket whenever there is a message on it, which it has to receive before it does anything else."""
@@ -25,7 +28,6 @@ log = logging.getLogger(__name__)
 
 _TURN_SECONDS = 0.002
 _PAUSE = 1e-9  # more than nothing: a pause of 0 would let timers and file descriptors starve for 50 turns on end
-_RETRY_PAUSE = 0.02  # seconds after which a read that failed for lack of memory, say, is tried again
 _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about that
 _LIKELY = 4  # messages in a row after which another one is likely
 _MOST_IDLE = 100  # greenlets of a socket that wait to be needed again; to make one costs 8 us
@@ -305,4 +307,4 @@ def _pause() -> None:
 
 
 def _wait_for_better_times() -> None:
-    gevent.sleep(_RETRY_PAUSE)
+    gevent.sleep(RETRY_PAUSE)

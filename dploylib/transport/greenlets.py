@@ -1,0 +1,31 @@
+"""The greenlets of this process, for who wants to know what they do. Any thread may look."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import gevent.hub
+from greenlet import greenlet
+
+__all__ = ["IDLE", "all_greenlets", "is_active", "main_of"]
+
+IDLE = gevent.hub.Hub.run.__code__
+"""Where a hub is that waits for something to do."""
+
+
+def all_greenlets() -> list[Any]:
+    """All greenlets that the collector knows: not the main ones of threads, and also those that have ended."""
+    return [one for one in gc.get_objects() if issubclass(type(one), greenlet)]  # isinstance would ask proxies
+
+
+def is_active(one: Any) -> bool:
+    """Whether a greenlet has begun and not ended. A `gevent.Greenlet` itself is true before it runs, too."""
+    return greenlet.__bool__(one)
+
+
+def main_of(one: Any) -> Any:
+    """The main greenlet of the thread that a greenlet belongs to."""
+    while one.parent is not None:
+        one = one.parent
+    return one
