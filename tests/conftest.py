@@ -46,6 +46,19 @@ def wait_until() -> Callable[[Callable[[], Any]], None]:
 
 
 @pytest.fixture
+def spawn() -> Iterator[Callable[..., gevent.Greenlet]]:
+    """Start a greenlet that is killed with the test, if it still runs."""
+    greenlets: list[gevent.Greenlet] = []
+
+    def spawn(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> gevent.Greenlet:
+        greenlets.append(gevent.spawn(function, *arguments, **keywords))
+        return greenlets[-1]
+
+    yield spawn
+    gevent.killall(greenlets, timeout=PATIENCE)
+
+
+@pytest.fixture
 def ipc_dir() -> Iterator[Path]:
     """A directory for ipc endpoints, with a path that is short enough; fails the test if a file is left in it."""
     path = Path(tempfile.mkdtemp(prefix="dl-"))

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gevent
 import pytest
 import zmq
 import zmq.green
@@ -69,16 +68,9 @@ def peer_socket(leak_check) -> Iterator[Callable[..., Socket]]:
 
 
 @pytest.fixture
-def spawn(leak_check) -> Iterator[Callable[..., gevent.Greenlet]]:
-    """Start a greenlet that is killed with the test, if it still runs."""
-    greenlets: list[gevent.Greenlet] = []
-
-    def spawn(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> gevent.Greenlet:
-        greenlets.append(gevent.spawn(function, *arguments, **keywords))
-        return greenlets[-1]
-
-    yield spawn
-    gevent.killall(greenlets, timeout=PATIENCE)
+def spawn(leak_check, spawn) -> Callable[..., Any]:
+    """The same, and the greenlets are gone when leaks are looked for."""
+    return spawn
 
 
 @pytest.fixture

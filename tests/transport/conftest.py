@@ -23,19 +23,6 @@ def context() -> Iterator[Context]:
 
 
 @pytest.fixture
-def spawn() -> Iterator[Callable[..., gevent.Greenlet]]:
-    """Start a greenlet that is killed with the test, if it still runs."""
-    greenlets: list[gevent.Greenlet] = []
-
-    def spawn(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> gevent.Greenlet:
-        greenlets.append(gevent.spawn(function, *arguments, **keywords))
-        return greenlets[-1]
-
-    yield spawn
-    gevent.killall(greenlets, timeout=PATIENCE)
-
-
-@pytest.fixture
 def wait_for() -> Callable[..., None]:
     """Wait until a condition holds; fail the test if it does not within `PATIENCE`."""
 
