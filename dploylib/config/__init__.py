@@ -9,7 +9,7 @@ The way of a configuration: `reading` (YAML to plain data) -> `environment` (pla
 the types in `model`) -> `Settings`. `loading` leads through it, `problems` says where a value was written.
 """
 
-from .loading import YAMLConfigMapper
+from .loading import Defaults, YAMLConfigMapper
 from .model import (
     Configuration,
     OptionValue,
@@ -22,6 +22,7 @@ from .model import (
 
 __all__ = [
     "Configuration",
+    "Defaults",
     "OptionValue",
     "ServerSettings",
     "Settings",
