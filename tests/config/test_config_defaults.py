@@ -64,10 +64,12 @@ def test_placeholders_are_filled_below_too():
     assert general("{c: none}", below, A="1") == {"a": 1, "b": "two", "c": "none"}
 
 
-def test_what_is_below_is_left_as_it_is():
-    below = {"a": {"b": [1]}}
-    general("{a: {c: 2}}", below)
-    assert below == {"a": {"b": [1]}}
+def test_what_is_merged_is_left_as_it_is():
+    below, above = {"general": {"a": {"b": [1]}}}, {"servers": {}, "general": {"a": {"c": 2}}}
+    loaded = YAMLConfigMapper({}).process_dict(above, defaults=[("below", below)])
+    assert loaded.get("a") == {"b": [1], "c": 2}
+    assert below == {"general": {"a": {"b": [1]}}}
+    assert above == {"servers": {}, "general": {"a": {"c": 2}}}
 
 
 def test_an_error_names_the_source_of_what_is_wrong():

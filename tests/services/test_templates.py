@@ -123,7 +123,8 @@ def test_a_server_that_is_not_what_a_template_requires_cannot_be_added():
     service.add_server("a", Upper)
     mixed = Service([template("Wants", servers={"a": required(Upper)}), template(servers={"a": Echo})])
     assert problems(mixed, config_dict={"servers": {"a": at()}}) == [f"template Wants: servers.a: {complaint}"]
-    mixed.add_server("a", Louder)  # and then it is
+    assert len(problems(mixed, config_dict={"servers": {}})) == 2  # and "a" is not configured
+    mixed.add_server("a", Louder)
     mixed.load(config_dict={"servers": {"a": at()}})
 
 
