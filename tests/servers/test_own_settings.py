@@ -61,7 +61,7 @@ def test_they_are_checked_before_the_start_with_their_place_in_the_file(tmp_path
     assert [str(problem).replace(str(file), "FILE") for problem in failure.value.problems] == [
         "FILE:5: settings.greeter: missing key 'greeting' (string)",
         "FILE:6: settings.greeter.tmes: unknown key 'tmes'; did you mean 'times'? (known keys: greeting, times)",
-        "FILE:7: settings.greeter.times: found 0, expected integer >= 1",
+        "FILE:7: settings.greeter.times: found 0 (integer), expected integer >= 1",
     ]
 
 
