@@ -40,6 +40,7 @@ def _summary(service: Service, settings: Settings) -> list[str]:
         for server, cls in service.server_classes.items()
         for infos in [settings.server_info(server)]
         for socket in cls.description.sockets.values()
+        if socket.name in infos
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -12,6 +12,7 @@ the types in `model`) -> `Settings`. `loading` leads through it, `problems` says
 from .loading import Defaults, YAMLConfigMapper
 from .model import (
     Configuration,
+    Declared,
     OptionValue,
     ServerSettings,
     Settings,
@@ -22,6 +23,7 @@ from .model import (
 
 __all__ = [
     "Configuration",
+    "Declared",
     "Defaults",
     "OptionValue",
     "ServerSettings",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -23,7 +23,18 @@ from .checking import Checker
 from .endpoints import TRANSPORTS, endpoint_flaw
 from .problems import Path, SourceMap, did_you_mean
 
-__all__ = ["Configuration", "OptionValue", "ServerSettings", "Settings", "SocketSettings", "Supervision", "json_schema"]
+__all__ = [
+    "Configuration",
+    "Declared",
+    "OptionValue",
+    "ServerSettings",
+    "Settings",
+    "SocketSettings",
+    "Supervision",
+    "json_schema",
+]
+
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 _REQUIRED: Final[Any] = object()
 _NAME = r"[^\s/.\x00-\x1f\x7f-\x9f]+"
@@ -59,6 +70,14 @@ _Endpoint: TypeAlias = Annotated[
 
 
 _Overload: TypeAlias = Annotated[str, _one_of("wait", "reject")]
+
+
+class Declared(NamedTuple):
+    """What a server class declares: the names of its `sockets`, which of them are `optional`, and its own settings."""
+
+    sockets: Collection[str]
+    optional: Collection[str] = ()
+    settings_type: type[msgspec.Struct] | None = None
 
 
 class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,6 +157,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         dict[_Name, Supervision],
         Meta(description="What happens when a server dies, by the name of the server.", extra_json_schema=_BY_NAME),
     ] = {}
+    settings: Annotated[
+        dict[_Name, dict[str, Any]],
+        Meta(description="What each server has to know for itself, by its name.", extra_json_schema=_BY_NAME),
+    ] = {}
     general: Annotated[
         dict[str, Any],
         Meta(description="Whatever the servers want to know besides. dploylib does not look into it."),
@@ -200,7 +223,9 @@ class Settings:
                     usable[server][socket] = msgspec.convert(data, SocketSettings)
                 except msgspec.ValidationError:
                     self._broken.setdefault(server, []).append(socket)
-        self._configuration = Configuration(servers=usable)
+        sections = checked.get("settings")
+        whole = isinstance(sections, dict) and all(isinstance(section, dict) for section in sections.values())
+        self._configuration = Configuration(servers=usable, settings=sections if whole else {})
         return self
 
     def __repr__(self) -> str:
@@ -251,14 +276,28 @@ class Settings:
         self.server_info(server)
         return ServerSettings(server, self)
 
+    def own(self, server: str, kind: type[_Struct]) -> _Struct:
+        """The section of `settings` for a server, as a `kind`. Raises ConfigurationError for what is none."""
+        found, checked = self._checked_section(server, kind)
+        if found:
+            raise ConfigurationError(found)
+        return msgspec.convert(checked, kind)
+
+    def _checked_section(self, server: str, kind: type[msgspec.Struct]) -> tuple[list[ConfigurationProblem], Any]:
+        found: list[ConfigurationProblem] = []
+        checker = Checker(lambda path, message: found.append(self.problem(path, message)), self._sources.placeholders)
+        section = self._configuration.settings.get(server, {})
+        return found, checker.check(section, kind, ("settings", server))
+
     def problem(self, path: Sequence[str], message: str) -> ConfigurationProblem:
         """A problem at `path` with the source and line of that path, or of its nearest ancestor that was written."""
         return self._sources.problem(tuple(path), message)
 
-    def check_declared(self, declared: Mapping[str, Collection[str]]) -> list[ConfigurationProblem]:
-        """Compare the configuration with what the service declares: the names of its servers, and of their sockets.
+    def check_declared(self, declared: Mapping[str, Declared]) -> list[ConfigurationProblem]:
+        """Compare the configuration with what the servers of the service declare.
 
-        Returns a problem for every server and socket that only one of the two has.
+        Returns a problem for every server and socket that only one of the two has, and for settings of a server that
+        are not what it declares.
         """
         configured = {
             server: [*sockets, *self._broken.get(server, ())] for server, sockets in self._configuration.servers.items()
@@ -266,18 +305,34 @@ class Settings:
         differences = list(_differences((), "server", "the service", declared, configured))
         for server in (name for name in declared if name in configured):
             owner = f"server {server!r}"
-            differences += _differences((server,), "socket", owner, declared[server], configured[server])
+            known = declared[server]
+            differences += _differences((server,), "socket", owner, known.sockets, configured[server], known.optional)
         problems = [self.problem(("servers", *path), message) for path, message in differences]
         for name in (name for name in self._configuration.supervision if name not in declared):
             hint = did_you_mean(name, declared, "servers")
             problems.append(self.problem(("supervision", name), f"the service has no server {name!r}{hint}"))
+        for server, known in declared.items():
+            if known.settings_type is not None:
+                problems += self._checked_section(server, known.settings_type)[0]
+        for name in self._configuration.settings:
+            path = ("settings", name)
+            if name not in declared:
+                hint = did_you_mean(name, declared, "servers")
+                problems.append(self.problem(path, f"the service has no server {name!r}{hint}"))
+            elif declared[name].settings_type is None:
+                problems.append(self.problem(path, f"server {name!r} declares no settings of its own"))
         return problems
 
 
 def _differences(
-    path: Path, what: str, owner: str, declared: Collection[str], configured: Collection[str]
+    path: Path,
+    what: str,
+    owner: str,
+    declared: Collection[str],
+    configured: Collection[str],
+    optional: Collection[str] = (),
 ) -> Iterator[tuple[Path, str]]:
-    for name in (name for name in declared if name not in configured):
+    for name in (name for name in declared if name not in configured and name not in optional):
         hint = did_you_mean(name, configured, f"configured {what}s")
         yield (*path, name), f"{owner} has a {what} {name!r} that the configuration lacks{hint}"
     for name in (name for name in configured if name not in declared):
@@ -286,7 +341,7 @@ def _differences(
 
 
 class ServerSettings:
-    """What one server gets to see of the settings: its own sockets, and `general`."""
+    """What one server gets to see of the settings: its own sockets and settings, and `general`."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
@@ -304,6 +359,10 @@ class ServerSettings:
     def get(self, key: str, default: Any = _REQUIRED) -> Any:
         """The value of `key` in `general`. KeyError if it is not there and there is no `default`."""
         return self._settings.get(key, default)
+
+    def own(self, kind: type[_Struct]) -> _Struct:
+        """The section of `settings` for this server, as a `kind`. Raises ConfigurationError for what is none."""
+        return self._settings.own(self.name, kind)
 
     def socket_info(self, socket: str) -> SocketSettings:
         """The settings of a socket of this server. Raises SocketInfoNotInConfiguration."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any, overload
 
+from ..config import Declared
 from ..errors import DeclarationError, UnknownOption, UnknownSocketType
 from ..transport import MAX_FRAMES, SOCKET_TYPES, Context, Sender, Socket
 from ..transport.codecs import ObjectDecoder
@@ -52,7 +53,8 @@ class SocketDescription:
     `timeout` how many seconds each of them has (None: as many as it wants). `overload` says what happens to messages
     while all of them run: "wait" lets them wait, in the queues of ZeroMQ, until their peers have to wait too; "reject"
     answers each at once with a problem. `max_frames` is how many frames a message may have. `default_options` are set
-    before those of the configuration, and after the `limits` that every socket of a server has.
+    before those of the configuration, and after the `limits` that every socket of a server has. An `optional` socket
+    may be left out of the configuration, and then is not there.
 
     Raises `DeclarationError` when these do not go together.
     """
@@ -69,6 +71,7 @@ class SocketDescription:
         timeout: float | None = None,
         overload: str = "wait",
         max_frames: int = MAX_FRAMES,
+        optional: bool = False,
     ) -> None:
         self.name = name
         self.socket_type = socket_type
@@ -81,6 +84,7 @@ class SocketDescription:
         self.timeout = timeout
         self.overload = overload
         self.max_frames = max_frames
+        self.optional = optional
         self.attribute = name  # until __set_name__ says better
         self._check()
 
@@ -216,6 +220,7 @@ def bind_in(
     overload: str = "wait",
     options: Options | None = None,
     max_frames: int = MAX_FRAMES,
+    optional: bool = False,
 ) -> Callable[[InputHandler], SocketDescription]:
     """Decorates a method as the handler of a bound socket: `bind_in(name, socket_type, obj=None)`.
 
@@ -225,7 +230,7 @@ def bind_in(
     """
     names, obj = _without_obj(names, obj)
     return _decorator(
-        "bind", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload, max_frames
+        "bind", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload, max_frames, optional
     )
 
 
@@ -239,30 +244,39 @@ def connect_in(
     overload: str = "wait",
     options: Options | None = None,
     max_frames: int = MAX_FRAMES,
+    optional: bool = False,
 ) -> Callable[[InputHandler], SocketDescription]:
     """Decorates a method as the handler of a connected socket. The arguments are those of `bind_in`."""
     names, obj = _without_obj(names, obj)
     return _decorator(
-        "connect", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload, max_frames
+        "connect", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload, max_frames, optional
     )
 
 
 def bind(
-    *names: Any, name: str | None = None, socket_type: str | None = None, options: Options | None = None
+    *names: Any,
+    name: str | None = None,
+    socket_type: str | None = None,
+    options: Options | None = None,
+    optional: bool = False,
 ) -> SocketDescription:
     """A bound socket that does not listen.
 
     `out = bind('out', 'pub')` is the same as `out = bind('pub', name='out')`. `options`
-    are its default options. Raises `DeclarationError`.
+    are its default options, and an `optional` one may be left out of the configuration. Raises `DeclarationError`.
     """
-    return SocketDescription(*_names(names, name, socket_type), "bind", default_options=options)
+    return SocketDescription(*_names(names, name, socket_type), "bind", default_options=options, optional=optional)
 
 
 def connect(
-    *names: Any, name: str | None = None, socket_type: str | None = None, options: Options | None = None
+    *names: Any,
+    name: str | None = None,
+    socket_type: str | None = None,
+    options: Options | None = None,
+    optional: bool = False,
 ) -> SocketDescription:
     """A connected socket that does not listen. The arguments are those of `bind`."""
-    return SocketDescription(*_names(names, name, socket_type), "connect", default_options=options)
+    return SocketDescription(*_names(names, name, socket_type), "connect", default_options=options, optional=optional)
 
 
 def _decorator(setup_type: str, name: str, socket_type: str, *settings: Any) -> Callable[..., SocketDescription]:
@@ -313,8 +327,8 @@ class Handler:
         class EchoServer(Server):
             echo = Echo.bind("request")
 
-    `socket_type`, `deserializer` (what `obj=` is to `bind_in`), `concurrency`, `timeout`, `overload`, `max_frames` and
-    `options` are class attributes. One instance serves all the messages of one declaration.
+    `socket_type`, `deserializer` (what `obj=` is to `bind_in`), `concurrency`, `timeout`, `overload`, `max_frames`,
+    `optional` and `options` are class attributes. One instance serves all the messages of one declaration.
     """
 
     socket_type: str
@@ -323,6 +337,7 @@ class Handler:
     timeout: float | None = None
     overload: str = "wait"
     max_frames: int = MAX_FRAMES
+    optional: bool = False
     options: Options | None = None
 
     def __call__(self, server: Any, socket: Sender, received: Any) -> Any:
@@ -354,6 +369,7 @@ class Handler:
             cls.timeout,
             cls.overload,
             cls.max_frames,
+            cls.optional,
         )
 
 
@@ -402,7 +418,7 @@ class ServerDescription:
     Raises `DeclarationError` when two attributes declare a socket of the same name.
     """
 
-    def __init__(self, server_cls: type) -> None:
+    def __init__(self, server_cls: Any) -> None:
         self.server_cls = server_cls
         self.sockets: dict[str, SocketDescription] = {}
         self.periodic: dict[str, Periodic] = {}
@@ -415,6 +431,12 @@ class ServerDescription:
     def socket_names(self) -> list[str]:
         """The names by which a configuration knows the sockets."""
         return [description.name for description in self.sockets.values()]
+
+    @property
+    def declared(self) -> Declared:
+        """What a configuration is to be compared with."""
+        optional = [description.name for description in self.sockets.values() if description.optional]
+        return Declared(self.socket_names, optional, self.server_cls.settings_type)
 
     def _take(self, attribute: str, value: Any) -> None:
         socket, periodic = self.sockets.get(attribute), self.periodic.get(attribute)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import gevent
+import msgspec
 from gevent.event import Event
 from gevent.pool import Group
 
@@ -283,12 +285,22 @@ class Server(DployServer):
             def echo(self, socket, received):
                 return received.text
 
-    `settings.get(key)` has the general settings of the configuration. A subclass that needs to prepare something
-    overrides `setup`.
+    `settings.get(key)` has the general settings of the configuration, and `own` those of this server. A subclass that
+    needs to prepare something overrides `setup`.
     """
 
     description: ClassVar[ServerDescription]
     """What the class declares."""
+
+    settings_type: ClassVar[type[msgspec.Struct] | None] = None
+    """A Struct with the settings that servers of this class have for themselves, in the section `settings`."""
+
+    @cached_property
+    def own(self) -> Any:
+        """Its own settings: a `settings_type`. Raises `ConfigurationError` for what is none."""
+        if self.settings_type is None:
+            raise TypeError(f"{type(self).__name__} has no settings of its own: it declares no settings_type")
+        return self.settings.own(self.settings_type)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -304,8 +316,10 @@ class Server(DployServer):
                 )
 
     def _open(self, hooks: Hooks) -> None:
+        configured = self.settings.socket_names
         for description in self.description.sockets.values():
-            self._open_socket(description, hooks)
+            if description.name in configured or not description.optional:
+                self._open_socket(description, hooks)
 
     def _open_socket(self, description: SocketDescription, hooks: Hooks) -> None:
         name = description.name
@@ -333,8 +347,9 @@ class Server(DployServer):
 
     def _run(self, hooks: Hooks) -> None:
         for description in self.description.sockets.values():
-            deaf = description.socket_type == "sub" and not self.sockets[description.name].subscribed
-            if deaf and description.input_handler is not None:
+            if description.socket_type != "sub" or description.input_handler is None:
+                continue
+            if description.name in self.sockets and not self.sockets[description.name].subscribed:
                 log.warning(
                     "%s.%s is a sub socket without a subscription and receives nothing; set its option subscribe, to "
                     "'' for everything",

@@ -24,7 +24,7 @@ _MULTICAST_TYPES = ("pub", "sub", "xpub", "xsub")
 
 def check(servers: Mapping[str, type[Server]], settings: Settings) -> list[ConfigurationProblem]:
     """Everything in the settings that does not fit the servers, or that no socket would take."""
-    problems = settings.check_declared({name: cls.description.socket_names for name, cls in servers.items()})
+    problems = settings.check_declared({name: cls.description.declared for name, cls in servers.items()})
     bound: dict[str, str] = {}
     with Context.new() as context:
         for server, cls in servers.items():

@@ -65,6 +65,7 @@ def running(
     *,
     config_string: str | None = None,
     general: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
     supervision: Mapping[str, Mapping[str, Any]] | None = None,
     graceful_timeout: float = 1.0,
     check_leaks: bool = True,
@@ -79,7 +80,7 @@ def running(
 
     `config` is a file of YAML or a dict, `config_string` YAML itself. Without any, every socket that is declared has an
     endpoint, and nothing else but what templates of the service say. The other keywords replace parts of it, key by
-    key: `general`, `supervision`, and for each server, by name, the settings of its sockets.
+    key: `general`, `settings`, `supervision`, and for each server, by name, the settings of its sockets.
 
     The endpoints become free ones (see `Rewriting`), but for those that the keywords give: these stay.
 
@@ -94,12 +95,12 @@ def running(
     """
     check = None if _checked.get() or not check_leaks else LeakCheck()
     with _checking(check is not None), directory_for_endpoints() as directory:
-        settings = _settings(service, config, config_string)
-        settings["general"] = {**settings["general"], **(general or {})}
-        settings["supervision"] = {**settings["supervision"], **(supervision or {})}
-        kept = _override(service, settings["servers"], servers)
-        _rewrite_endpoints(service, settings["servers"], kept, directory)
-        it = RunningService(service, Settings(settings))
+        sections = _sections(service, config, config_string)
+        for section, given in (("general", general), ("settings", settings), ("supervision", supervision)):
+            sections[section] = {**sections[section], **(given or {})}
+        kept = _override(service, sections["servers"], servers)
+        _rewrite_endpoints(service, sections["servers"], kept, directory)
+        it = RunningService(service, Settings(sections))
         try:
             try:
                 yield it
@@ -322,7 +323,7 @@ class _Mapper:
         return self._settings
 
 
-def _settings(service: Service, config: Any, config_string: str | None) -> dict[str, Any]:
+def _sections(service: Service, config: Any, config_string: str | None) -> dict[str, Any]:
     """The configuration as a dict. Its placeholders are filled."""
     if config is not None and config_string is not None:
         raise TypeError("give the configuration as one of config and config_string")
@@ -341,19 +342,24 @@ def _settings(service: Service, config: Any, config_string: str | None) -> dict[
             name: {socket: {} for socket in cls.description.socket_names}
             for name, cls in service.server_classes.items()
         }
-        return {"servers": sockets, "supervision": {}, "general": {}}
+        return {"servers": sockets, "supervision": {}, "settings": {}, "general": {}}
     return _as_dict(loaded.configuration)
 
 
 def _as_dict(configuration: Any) -> dict[str, Any]:
-    """A configuration with dicts in place of its Structs. What is in `general` stays as it is."""
+    """A configuration with dicts in place of its Structs. What is in `settings` and `general` stays as it is."""
     asdict = msgspec.structs.asdict
     servers = {
         name: {socket: asdict(info) for socket, info in sockets.items()}
         for name, sockets in configuration.servers.items()
     }
     supervision = {name: asdict(policy) for name, policy in configuration.supervision.items()}
-    return {"servers": servers, "supervision": supervision, "general": configuration.general}
+    return {
+        "servers": servers,
+        "supervision": supervision,
+        "settings": configuration.settings,
+        "general": configuration.general,
+    }
 
 
 def _override(

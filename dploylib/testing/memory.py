@@ -70,6 +70,7 @@ def in_memory(
     *,
     name: str = "tested",
     general: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     graceful_timeout: float = 1.0,
     **sockets: Any,
 ) -> Iterator[InMemoryServer]:
@@ -80,10 +81,11 @@ def in_memory(
         with in_memory(Shop, general={"currency": "EUR"}, orders={"timeout": 5}) as shop:
             assert shop.call("orders", {"item": "tea"}).reply.json == {"cents": 250}
 
-    `general` are the general settings, the other keywords those of the sockets by name. Its background greenlets run.
-    What the server raises in its start, its `teardown`, or in the background is raised here.
+    `general` are the general settings, `settings` those of its own, the other keywords those of the sockets by name.
+    Its background greenlets run. What the server raises in its start, its `teardown`, or in the background is raised
+    here.
     """
-    it = InMemoryServer(server_cls, name, general or {}, sockets)
+    it = InMemoryServer(server_cls, name, general or {}, settings or {}, sockets)
     try:
         yield it
     except BaseException:
@@ -103,6 +105,7 @@ def call_handler(
     deadline: float | None = None,
     reraise: bool = True,
     general: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     **sockets: Any,
 ) -> HandlerResult:
     """Call one handler of a server that is there for nothing else: `InMemoryServer.call` within `in_memory`.
@@ -111,7 +114,7 @@ def call_handler(
 
         assert call_handler(EchoServer, "request", "hello").reply.text == "hello"
     """
-    with in_memory(server_cls, general=general, **sockets) as it:
+    with in_memory(server_cls, general=general, settings=settings, **sockets) as it:
         return it.call(name, obj, id=id, deadline=deadline, reraise=reraise)
 
 
@@ -123,6 +126,7 @@ class InMemoryServer:
         server_cls: type[Server],
         name: str,
         general: Mapping[str, Any],
+        settings: Mapping[str, Any],
         sockets: Mapping[str, Mapping[str, Any]],
     ) -> None:
         declared = server_cls.description.sockets
@@ -130,8 +134,9 @@ class InMemoryServer:
         infos = {one.name: {"uri": f"inproc://{one.name}"} for one in declared.values()}
         for socket, values in sockets.items():
             infos.setdefault(self._aliases.get(socket, socket), {}).update(values)
-        settings = Settings({"servers": {name: infos}, "general": dict(general)})
-        problems = settings.check_declared({name: server_cls.description.socket_names})
+        own = {name: dict(settings)} if settings else {}
+        loaded = Settings({"servers": {name: infos}, "settings": own, "general": dict(general)})
+        problems = loaded.check_declared({name: server_cls.description.declared})
         if problems:
             raise ConfigurationError(problems)
         self._loop = _Loop()
@@ -141,7 +146,7 @@ class InMemoryServer:
         self._told = False  # why the server has died
         self._context = _Context()
         make: Any = server_cls
-        self.server = make(name, settings.server_settings(name), None, self._context, self._loop)
+        self.server = make(name, loaded.server_settings(name), None, self._context, self._loop)
         self._on_error, self.server.on_error = self.server.on_error, self._take_note
         self._teardown, self.server.teardown = self.server.teardown, self._tear_down
         self._serving = spawn_named(f"server {name}", self._serve)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dploylib.config import Settings, YAMLConfigMapper
+from dploylib.config import Declared, Settings, YAMLConfigMapper
 from dploylib.errors import ConfigurationError
 
 GOOD = """
@@ -103,12 +103,12 @@ def test_a_byte_order_mark_is_no_problem(tmp_path):
 @pytest.mark.parametrize("text", ["", "# nothing but a comment", "---", "null"])
 def test_an_empty_configuration_says_what_was_expected(text):
     assert problem(text).endswith(
-        "the configuration is empty, expected a mapping with the keys servers, supervision and general"
+        "the configuration is empty, expected a mapping with the keys servers, supervision, settings and general"
     )
 
 
 def test_a_list_at_the_top_is_a_problem():
-    assert problem("- servers") == "string:1: found list, expected mapping (servers, supervision, general)"
+    assert problem("- servers") == "string:1: found list, expected mapping (servers, supervision, settings, general)"
 
 
 # YAML ----------------------------------------------------------------------------------------------------------
@@ -452,7 +452,7 @@ def test_what_was_overridden_has_the_source_set():
 
 
 def test_problems_with_what_is_declared_have_lines():
-    found = load(GOOD).check_declared({"echo": ["reqest"]})
+    found = load(GOOD).check_declared({"echo": Declared(["reqest"])})
     assert [(one.path, one.line) for one in found] == [("servers.echo.reqest", 3), ("servers.echo.request", 4)]
 
 

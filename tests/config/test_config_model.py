@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dploylib.config import Settings, SocketSettings, json_schema
+from dploylib.config import Declared, Settings, SocketSettings, json_schema
 from dploylib.errors import ConfigurationError, ServerNotInConfiguration, SocketInfoNotInConfiguration
 
 URI = "tcp://127.0.0.1:14445"
@@ -136,7 +136,7 @@ def test_a_wrong_value_is_named_with_what_was_expected(values, message):
         ({"servers": {"echo": {"request": None}}}, "servers.echo.request: missing key 'uri' (string or list)"),
         ({"general": {}}, ": missing key 'servers' (mapping)"),
         ({"servers": []}, "servers: found list, expected mapping"),
-        ([], ": found list, expected mapping (servers, supervision, general)"),
+        ([], ": found list, expected mapping (servers, supervision, settings, general)"),
         ({"servers": {}, "Genral": 1}, "Genral: unknown key 'Genral'; did you mean 'general'?"),
         ({"servers": {}, "general": {1: 2}}, 'general.1: a key has to be a string, found 1 (integer); quote it: "1"'),
         ({"servers": {True: {}}}, "YAML reads on, off, yes and no as booleans"),
@@ -289,11 +289,11 @@ def test_server_settings_see_their_own_sockets_and_general():
 
 
 def test_a_configuration_that_fits_the_service_has_no_problems():
-    assert SETTINGS.check_declared({"echo": ["request"]}) == []
+    assert SETTINGS.check_declared({"echo": Declared(["request"])}) == []
 
 
 def test_servers_that_only_one_side_has_are_problems_of_both_names():
-    missing, superfluous = SETTINGS.check_declared({"ecko": ["request"]})
+    missing, superfluous = SETTINGS.check_declared({"ecko": Declared(["request"])})
     assert missing.path == "servers.ecko"
     assert missing.message == (
         "the service has a server 'ecko' that the configuration lacks; did you mean 'echo'? (configured servers: echo)"
@@ -303,7 +303,7 @@ def test_servers_that_only_one_side_has_are_problems_of_both_names():
 
 
 def test_sockets_that_only_one_side_has_are_problems_of_both_names():
-    missing, superfluous = SETTINGS.check_declared({"echo": ["reqest"]})
+    missing, superfluous = SETTINGS.check_declared({"echo": Declared(["reqest"])})
     assert missing.path == "servers.echo.reqest"
     assert "server 'echo' has a socket 'reqest' that the configuration lacks; did you mean" in missing.message
     assert superfluous.path == "servers.echo.request"
@@ -311,7 +311,9 @@ def test_sockets_that_only_one_side_has_are_problems_of_both_names():
 
 
 def test_nothing_near_means_no_guess():
-    missing, _ = SETTINGS.check_declared({"echo": []}) + SETTINGS.check_declared({"echo": ["request"], "zzz": []})
+    missing, _ = SETTINGS.check_declared({"echo": Declared([])}) + SETTINGS.check_declared(
+        {"echo": Declared(["request"]), "zzz": Declared([])}
+    )
     assert "did you mean" not in missing.message
 
 
