@@ -80,14 +80,15 @@ class _Confirmer:
         """One byte, 1 for a new subscription and 0 for one that ended, and the id. An XSUB can send anything."""
         if len(frames) != 1:
             return
-        kind, id = bytes(frames[0][:1]), bytes(frames[0][1 : _LONGEST_ID + 2])
+        told = memoryview(frames[0])
+        kind, id = bytes(told[:1]), bytes(told[1 : _LONGEST_ID + 2])
         if id.startswith(CONFIRMATION):
             if kind == b"\1" and len(id) <= _LONGEST_ID and self._may():
                 with contextlib.suppress(TransportError):  # no room, no memory: the subscriber asks again
                     self._publisher.send_frames([id, b"text/plain", b""], timeout=0)
                     self._publisher.sent -= 1  # which is for what users send
         elif self._tell is not None and kind in (b"\0", b"\1"):
-            self._tell(kind == b"\1", bytes(frames[0])[1:])
+            self._tell(kind == b"\1", bytes(told[1:]))
 
     def _may(self) -> bool:
         now = time.monotonic()
