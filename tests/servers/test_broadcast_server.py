@@ -290,7 +290,7 @@ def test_many_last_values_do_not_keep_others_from_running(serve, listener, spawn
         nonlocal turns
         while True:
             turns += 1
-            gevent.sleep(0)
+            gevent.sleep(1e-9)
 
     server = serve(BroadcastServer, own={"last_values": 3000}, out={"options": {"sndhwm": 0}})
     for number in range(3000):
