@@ -72,7 +72,7 @@ class ForwarderServer(Server):
     def _pass_subscription(self, out: Socket) -> None:
         try:
             frames = out.receive_frames(copy=False)
-            if len(frames) == 1 and bytes(frames[0])[:1] in (b"\0", b"\1"):  # an XSUB can send anything
+            if bytes(memoryview(frames[0])[:1]) in (b"\0", b"\1"):  # an XSUB can send anything
                 self.sockets.incoming.send_frames(frames)
         except (MalformedEnvelope, TransientError) as error:
             self._refuse(error)
