@@ -1,11 +1,22 @@
-"""Servers that are ready to be used: what many services need, and nobody should have to write again.
+"""Servers that are ready to be used, and to be subclassed: a service adds them, and configures their sockets."""
 
-For example::
-
-    service.add_server("news", BroadcastServer)
-"""
-
+from .balancer import BalancerServer, BalancerSettings
 from .broadcast import BroadcastServer, BroadcastSettings, Subscriptions
 from .forwarder import ForwarderServer
+from .queue import AdminRequest, QueueServer, QueueSettings
+from .store import StoreError
+from .worker import Worker
 
-__all__ = ["BroadcastServer", "BroadcastSettings", "ForwarderServer", "Subscriptions"]
+__all__ = [
+    "AdminRequest",
+    "BalancerServer",
+    "BalancerSettings",
+    "BroadcastServer",
+    "BroadcastSettings",
+    "ForwarderServer",
+    "QueueServer",
+    "QueueSettings",
+    "StoreError",
+    "Subscriptions",
+    "Worker",
+]
