@@ -6,6 +6,7 @@ import pytest
 from dploylib.clients import ListeningClient, PushClient, RequestClient
 from dploylib.config import YAMLConfigMapper
 from dploylib.errors import ConfigurationError, TransientError
+from dploylib.servers import bind_in
 from dploylib.servers.generic import BroadcastServer
 from dploylib.servers.generic.broadcast import Subscriptions
 from dploylib.services import (
@@ -14,7 +15,7 @@ from dploylib.services import (
     Service,
     ThreadedServerCoordinator,
 )
-from dploylib.testing import running
+from dploylib.testing import call_handler, running
 from dploylib.transport import Envelope
 from tests.hard.zmtp import Connection, message
 
@@ -146,6 +147,19 @@ def test_a_slow_subscriber_loses_messages_and_holds_up_nobody(serve, listener):
         server.publish(text("a", b"%d" % number + bytes(20_000)))
         assert quick.receive()[-1].startswith(b"%d\0" % number)
     assert server.sockets.out.dropped > 0
+
+
+class Prices(BroadcastServer):
+    @bind_in("price", "rep")
+    def price(self, socket, received):
+        self.publish(Envelope(f"price/{received.id}", "text/plain", received.text))
+        return "published"
+
+
+def test_a_handler_of_a_subclass_publishes_in_memory_too():
+    result = call_handler(Prices, "price", "2.50", id="tea", settings={"last_values": 3})
+    assert result.reply.text == "published"
+    assert [(one.id, one.text) for one in result.sent["out"]] == [("price/tea", "2.50")]
 
 
 # Subscriptions ---------------------------------------------------------------------------------------------------
