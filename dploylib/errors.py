@@ -27,6 +27,7 @@ __all__ = [
     "HandlerEnded",
     "HandlerTimeout",
     "InvalidData",
+    "InvalidMessage",
     "LeftBehind",
     "MalformedEnvelope",
     "ModuleFailed",
@@ -95,6 +96,17 @@ class UndecodableData(PeerError, ValueError):
 
 class InvalidData(PeerError, ValueError):
     """The body was decoded, but it is not the object that was declared. The message has the path to the value."""
+
+
+# Messages ------------------------------------------------------------------------------------------------------
+
+
+class InvalidMessage(DployError, ValueError):
+    """A message of `dploylib.messages` was to be made, in this program, of values that it cannot have.
+
+    The text names the field, the value and what was expected. You do not get it for what a peer has sent: that is an
+    `InvalidData`.
+    """
 
 
 # Sockets and endpoints -----------------------------------------------------------------------------------------
