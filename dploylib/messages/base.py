@@ -105,11 +105,14 @@ class Record(Message, msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Check the fields. What msgspec decodes is checked already; who calls the class must be told, too."""
-        fields = msgspec.structs.asdict(self)
         try:
-            msgspec.convert(fields, _fields_alone(type(self)))
+            checked = msgspec.convert(msgspec.structs.asdict(self), _fields_alone(type(self)))
         except msgspec.ValidationError as error:
             self._refuse(error)
+        self._keep(checked)
+
+    def _keep(self, checked: Any) -> None:
+        """Replace what is no plain value by what was made of it when it was checked: the caller's own may change."""
 
     def _refuse(self, error: msgspec.ValidationError) -> NoReturn:
         name = type(self).__name__
@@ -119,10 +122,8 @@ class Record(Message, msgspec.Struct, frozen=True):
 class FrozenDict(dict[_Key, _Value]):
     """A dictionary that does not change. `dict(it)` is a copy that does."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise `TypeError`: it does not change."""
         raise TypeError(f"{type(self).__name__} does not change: make another one, of a copy by dict()")
 
     __setitem__ = __delitem__ = __ior__ = _refuse

@@ -142,4 +142,4 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 def _segment(key: str) -> str:
     """A key in a path, as JSONPath (RFC 9535) writes it."""
-    return f".{key}" if key.isidentifier() else f"[{_shown(key)}]"
+    return f".{key}" if key.isascii() and key.isidentifier() else f"[{_shown(key)}]"

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import force_setattr
 
 from ..errors import InvalidMessage
 from .base import FrozenDict, Message, Record
@@ -127,12 +128,11 @@ class BroadcastMessage(Record, frozen=True):
         ),
     ]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _keep(self, checked: Any) -> None:
         kind = _BODIES[self.type]
         if not isinstance(self.body, kind):
             try:
-                msgspec.structs.force_setattr(self, "body", msgspec.convert(self.body, kind))
+                force_setattr(self, "body", msgspec.convert(self.body, kind))
             except msgspec.ValidationError as error:
                 self._refuse(error)
 
@@ -165,10 +165,9 @@ class AppRelease(Record, frozen=True):
     env: Annotated[_Env, Meta(description="The environment variables of the app (EnvVars): by service, and by name.")]
     processes: Annotated[_Commands, Meta(description="The commands of the available processes, by the process's name.")]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        msgspec.structs.force_setattr(self, "env", EnvVars(self.env))
-        msgspec.structs.force_setattr(self, "processes", FrozenDict(self.processes))
+    def _keep(self, checked: Any) -> None:
+        force_setattr(self, "env", EnvVars(checked.env))
+        force_setattr(self, "processes", FrozenDict(checked.processes))
 
 
 class AppBuildRequest(Record, frozen=True):
@@ -176,6 +175,9 @@ class AppBuildRequest(Record, frozen=True):
 
     app_release: Annotated[AppRelease, Meta(description="The current release of the app.")]
     archive_uri: Annotated[Uri, Meta(description="Where the repository of the app is, as a tar.gz.")]
+
+    def _keep(self, checked: Any) -> None:
+        force_setattr(self, "app_release", checked.app_release)
 
 
 class ZoneDeployOrder(Record, frozen=True):
@@ -190,9 +192,8 @@ class ZoneStopDeploy(Record, frozen=True):
 
     apps: Annotated[tuple[Name, ...], Meta(description="The names of the apps to stop.")]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        msgspec.structs.force_setattr(self, "apps", tuple(self.apps))
+    def _keep(self, checked: Any) -> None:
+        force_setattr(self, "apps", checked.apps)
 
     def serialize(self) -> Any:
         """The message as plain data: dicts, lists, strings and numbers."""
