@@ -30,6 +30,7 @@ __all__ = [
     "InvalidMessage",
     "LeftBehind",
     "MalformedEnvelope",
+    "MissingPackage",
     "ModuleFailed",
     "ModuleNotFound",
     "NoReply",
@@ -49,6 +50,7 @@ __all__ = [
     "SocketClosed",
     "SocketInfoNotInConfiguration",
     "SocketStateError",
+    "StoreError",
     "TransientError",
     "TransportError",
     "UndecodableData",
@@ -106,6 +108,14 @@ class InvalidMessage(DployError, ValueError):
 
     The text names the field, the value and what was expected. You do not get it for what a peer has sent: that is an
     `InvalidData`.
+    """
+
+
+class StoreError(DployError):
+    """The database of a store did not do what it was asked to, or the store is closed.
+
+    The text says which database it is, without user and password, and what it said; its own error is the `__cause__`.
+    Nothing was changed, unless the connection was lost while the database did so: then nobody knows.
     """
 
 
@@ -368,6 +378,10 @@ class ModuleNotFound(DployError, ImportError):
 
 class ModuleFailed(DployError, ImportError):
     """The module is there, but failed while it was imported. Its own exception is the `__cause__`."""
+
+
+class MissingPackage(DployError, ImportError):
+    """A package that only a part of dploylib needs is not installed. The message has the command that installs it."""
 
 
 # Tests ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,282 @@
+"""The store of environment variables, in an SQLite file and in PostgreSQL."""
+
+import contextlib
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import gevent
+import pytest
+
+from dploylib import Server, Service, bind_in
+from dploylib.errors import InvalidMessage, MissingPackage, StoreError
+from dploylib.messages import EnvVars
+from dploylib.messages.store import EnvVarsStore
+from dploylib.servers import offload
+from tests.messages.conftest import PASSWORD
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_an_app_that_is_not_known_has_no_variables(store):
+    assert store.get("shop") == EnvVars()
+    assert store.apps() == []
+
+
+def test_what_is_set_is_there_for_the_next_one_who_opens_it(url, store):
+    store.set("shop", "web", {"PORT": "8080", "GREETING": "grüß dich\n'; DROP TABLE env_vars; --", "EMPTY": ""})
+    store.set("shop", "postgres", {"DATABASE_URL": "postgresql://db/shop"})
+    store.set("blog", "web", {"PORT": "8081"})
+    with EnvVarsStore(url) as other:
+        shop = other.get("shop")
+        assert isinstance(shop, EnvVars)
+        assert shop == {
+            "web": {"PORT": "8080", "GREETING": "grüß dich\n'; DROP TABLE env_vars; --", "EMPTY": ""},
+            "postgres": {"DATABASE_URL": "postgresql://db/shop"},
+        }
+        assert other.get("blog") == {"web": {"PORT": "8081"}}
+        assert other.apps() == ["blog", "shop"]
+
+
+def test_the_order_does_not_depend_on_the_database(store):
+    for service in ("b", "a", "B", "ä"):
+        store.set("shop", service, {"y": "1", "X": "2", "x": "3"})
+        store.set(service, "web", {"x": "1"})
+    assert list(store.get("shop")) == ["B", "a", "b", "ä"]
+    assert list(store.get("shop")["a"]) == ["X", "x", "y"]
+    assert store.apps() == ["B", "a", "b", "shop", "ä"]
+
+
+def test_setting_a_variable_again_changes_it_and_leaves_the_others(store):
+    store.set("shop", "web", {"PORT": "8080", "DEBUG": "1"})
+    store.set("shop", "web", {"PORT": "8081", "LEVEL": "info"})
+    assert store.get("shop") == {"web": {"PORT": "8081", "DEBUG": "1", "LEVEL": "info"}}
+
+
+def test_variables_are_unset_by_name(store):
+    store.set("shop", "web", {"PORT": "8080", "DEBUG": "1", "LEVEL": "info"})
+    store.set("shop", "worker", {"PORT": "8080"})
+    store.unset("shop", "web", ["PORT", "LEVEL", "NEVER_SET"])
+    assert store.get("shop") == {"web": {"DEBUG": "1"}, "worker": {"PORT": "8080"}}
+    store.unset("shop", "web", ["DEBUG"])
+    store.unset("shop", "worker", ("PORT",))
+    assert store.get("shop") == {}
+    assert store.apps() == []
+
+
+def test_nothing_to_set_or_unset_is_nothing_done(store):
+    store.set("shop", "web", {"PORT": "8080"})
+    store.set("shop", "web", {})
+    store.unset("shop", "web", [])
+    assert store.get("shop") == {"web": {"PORT": "8080"}}
+
+
+@pytest.mark.parametrize(
+    ("app", "service", "variables", "told"),
+    [
+        ("", "web", {}, "app: found '', expected a name"),
+        ("shop", "", {}, "EnvVars: found the key '', expected a name"),
+        ("shop", "web", {"OK": "1", "A=B": "x"}, "EnvVars.web: found the key 'A=B', expected the name of a variable"),
+        ("shop", "web", {"OK": "1", "PORT": 8080}, "EnvVars.web.PORT: found a number, expected a string"),
+        ("shop", "web", {"OK": "1", "PORT": "\0"}, "EnvVars.web.PORT: found a string, expected a string without NUL"),
+    ],
+)
+def test_what_no_message_could_carry_is_not_kept(store, app, service, variables, told):
+    with pytest.raises(InvalidMessage) as caught:
+        store.set(app, service, variables)
+    assert str(caught.value).startswith(told)
+    assert store.apps() == []
+
+
+def test_one_name_instead_of_several_is_a_mistake(store):
+    store.set("shop", "web", {"A": "1", "B": "2"})
+    with pytest.raises(TypeError, match=r"names: found 'AB', expected several names, as in \['AB'\]"):
+        store.unset("shop", "web", "AB")
+    assert store.get("shop") == {"web": {"A": "1", "B": "2"}}
+
+
+# At once -----------------------------------------------------------------------------------------------------------
+
+
+def test_processes_that_set_different_names_at_once_lose_nothing(url, process):
+    peers = [process("set_names.py", url, f"P{number}", 10) for number in range(4)]
+    for peer in peers:
+        assert peer.line() == "ready"
+    for peer in peers:  # the table is not there yet: they make it at once, too
+        peer.say("go")
+    with contextlib.ExitStack() as stack:
+        while True:
+            with contextlib.suppress(StoreError):  # the table is being made
+                store = stack.enter_context(EnvVarsStore(url))
+                break
+        for peer in peers:
+            assert peer.line() == "done"
+        variables = dict(store.get("shop")["web"])
+    assert variables.pop("SHARED") == variables.pop("TWIN")
+    assert variables == {f"P{mine}_{number}": str(number) for mine in range(4) for number in range(10)}
+
+
+def test_variables_that_are_set_together_are_never_seen_apart(url, store, process):
+    store.set("shop", "web", {"SHARED": "", "TWIN": ""})
+    peer = process("set_names.py", url, "P0", 50)
+    assert peer.line() == "ready"
+    peer.say("go")
+    seen = set()
+    ended = gevent.spawn(peer.line)
+    while not ended.ready():
+        web = store.get("shop")["web"]
+        assert web["SHARED"] == web["TWIN"]
+        seen.add(web["TWIN"])
+        gevent.sleep(0)
+    assert ended.get() == "done"
+    assert len(seen) > 1, "the reader has not seen any change"
+
+
+class Answering(Server):
+    @bind_in("request", "rep")
+    def get(self, socket, received):
+        with EnvVarsStore(self.settings.get("store")) as store:
+            return offload(store.get, received.text)
+
+
+def test_a_handler_answers_with_what_is_in_it(url, store, service_runner):
+    store.set("shop", "web", {"PORT": "8080"})
+    service = Service()
+    service.add_server("env", Answering)
+    running = service_runner(service, general={"store": url})
+    assert running.client("env.request").request("shop").json == {"web": {"PORT": "8080"}}
+
+
+def test_while_postgresql_lets_a_call_wait_other_greenlets_run(postgresql, patched, spawn, wait_until):
+    """By `offload`, and in a program that is patched without it: psycopg then waits as gevent does."""
+    with (
+        EnvVarsStore(postgresql.new_database()) as store,
+        contextlib.closing(postgresql.connect(store._engine.url.database)) as other,
+    ):
+        store.set("shop", "web", {"PORT": "8080"})
+        with other.transaction():
+            other.execute("UPDATE env_vars SET value = '0'")
+            arguments = (store.set, "shop", "web", {"PORT": "8081"})
+            waiting = spawn(*arguments) if patched else spawn(offload, *arguments)
+
+            def is_blocked():
+                statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                return other.execute(statement).fetchone()[0] == 1
+
+            wait_until(is_blocked)
+            assert not waiting.ready()
+        waiting.get(timeout=10)
+        assert store.get("shop") == {"web": {"PORT": "8081"}}
+
+
+# What goes wrong -----------------------------------------------------------------------------------------------------
+
+
+def test_a_closed_store_says_so(store):
+    store.close()
+    store.close()
+    for call in (lambda: store.get("shop"), lambda: store.set("shop", "web", {"A": "1"}), store.apps):
+        with pytest.raises(StoreError, match="the store is closed"):
+            call()
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"sqlite:///.*/nowhere/env\.db: unable to open database file"):
+        EnvVarsStore(tmp_path / "nowhere" / "env.db")
+
+
+def test_a_path_is_that_of_an_sqlite_file(tmp_path):
+    for path in (tmp_path / "a.db", str(tmp_path / "b.db")):
+        with EnvVarsStore(path) as store:
+            store.set("shop", "web", {"A": "1"})
+            assert repr(store) == f"<EnvVarsStore sqlite:///{path}>"
+        assert Path(path).read_bytes().startswith(b"SQLite format 3")
+
+
+def test_the_server_is_asked_again_when_it_has_closed_a_connection(postgresql):
+    with EnvVarsStore(postgresql.new_database()) as store, contextlib.closing(postgresql.connect()) as other:
+        store.set("shop", "web", {"A": "1"})
+        ended = other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname LIKE 'test%'"
+        )
+        assert ended.fetchone() == (True,)
+        assert store.get("shop") == {"web": {"A": "1"}}
+
+
+def test_who_may_not_make_tables_can_use_one_that_is_there(postgresql):
+    url = postgresql.new_database()
+    with EnvVarsStore(url) as store:
+        store.set("shop", "web", {"A": "1"})
+        with contextlib.closing(postgresql.connect(store._engine.url.database)) as admin:
+            admin.execute(f"CREATE ROLE reader LOGIN PASSWORD '{PASSWORD}'")
+            admin.execute("GRANT SELECT ON env_vars TO reader")
+    with EnvVarsStore(url.replace("//dploy:", "//reader:")) as store:
+        assert store.get("shop") == {"web": {"A": "1"}}
+        with pytest.raises(StoreError, match="permission denied for table env_vars"):
+            store.set("shop", "web", {"A": "2"})
+
+
+def everything_told_about(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)) + repr(error) + str(error.args)
+
+
+def test_a_password_that_is_not_accepted_is_in_no_error(postgresql):
+    wrong = "the-wrong-one"
+    url = postgresql.new_database()
+    for bad in (url.replace(PASSWORD, wrong), url.replace(f":{PASSWORD}@", "@") + f"&password={wrong}"):
+        with pytest.raises(StoreError, match="password authentication failed") as caught:
+            EnvVarsStore(bad)
+        assert str(caught.value).startswith("postgresql:///test_")
+        assert wrong not in everything_told_about(caught.value)
+
+
+def test_no_repr_has_the_password(postgresql):
+    for url in (postgresql.new_database(), postgresql.new_database()):
+        moved = url.replace(f":{PASSWORD}@", "@") + f"&password={PASSWORD}"
+        for one in (url, moved):
+            with EnvVarsStore(one) as store:
+                assert repr(store).startswith("<EnvVarsStore postgresql:///test_")
+                assert PASSWORD not in repr(store)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql+psycopg://u:se@cret@host/db", "more than one @"),
+        ("postgresql+psycopg://u:secret@host:cret/db", "cannot be read"),
+        ("://u:secret", "cannot be read"),
+        ("mysql://u:secret@host/db", "another kind of database; expected sqlite:///path or postgresql"),
+        ("postgresql+secret://host/db", "another kind of database"),
+        ("sqlite://", "a store in SQLite needs a file, as in sqlite:///env.db"),
+        (":memory:", "a store in SQLite needs a file"),
+        ("", "a store in SQLite needs a file"),
+    ],
+)
+def test_a_url_that_is_none_is_refused_without_showing_it(url, told):
+    with pytest.raises(ValueError, match="store") as caught:
+        EnvVarsStore(url)
+    assert told in str(caught.value)
+    assert "cret" not in everything_told_about(caught.value)
+
+
+def without_package(name: str, statements: str) -> str:
+    """What a fresh interpreter prints that does not have the package."""
+    script = f"import sys; sys.modules[{name!r}] = None\nfrom dploylib.errors import MissingPackage\n{statements}"
+    return subprocess.check_output([sys.executable, "-c", script], text=True, cwd=ROOT)
+
+
+def test_without_sqlalchemy_the_command_that_installs_it_is_told():
+    told = without_package(
+        "sqlalchemy", "try:\n    import dploylib.messages.store\nexcept MissingPackage as error:\n    print(error)"
+    )
+    assert told == "a store needs SQLAlchemy: pip install 'dploylib[store]'\n"
+
+
+def test_without_psycopg_the_command_that_installs_it_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(
+        MissingPackage, match=r"postgresql://host/db needs psycopg: pip install 'psycopg\[binary\]'"
+    ) as it:
+        EnvVarsStore("postgresql+psycopg://u:secret@host/db")
+    assert "secret" not in everything_told_about(it.value)
