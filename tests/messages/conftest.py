@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from dploylib.messages.store import EnvVarsStore
 from tests.processes import Process, starter
@@ -52,8 +53,9 @@ class Cluster:
         log = self._directory / "log"
         assert done.returncode == 0, f"{program} failed\n{log.read_text() if log.exists() else ''}"
 
-    def connect(self, database: str = "postgres") -> "psycopg.Connection[Any]":
-        """A connection in which every statement is a transaction."""
+    def connect(self, url: str | None = None) -> "psycopg.Connection[Any]":
+        """A connection, to the database of this URL if one is given, in which every statement is a transaction."""
+        database = make_url(url).database if url else "postgres"
         return psycopg.connect(
             host=str(self._directory), user="dploy", password=PASSWORD, dbname=database, autocommit=True
         )

@@ -9,7 +9,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 with EnvVarsStore(url) as store:
     for number in range(count):
-        # `SHARED` and `TWIN` are set by all, in the order that is the other one for every second process.
+        # All set these two, every second process in the other order.
         both = [("SHARED", f"{mine}-{number}"), ("TWIN", f"{mine}-{number}")]
         store.set("shop", "web", dict(both if mine[-1] in "02468" else reversed(both)))
         store.set("shop", "web", {f"{mine}_{number}": str(number)})
