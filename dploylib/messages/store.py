@@ -31,7 +31,6 @@ _DRIVERS: Final = {
 }
 _INSERT: Final[Mapping[str, Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _LOCK_PATIENCE = 30  # seconds for which SQLite waits until another process has written
-_CREATION_LOCK = 0x64706C6F79  # of PostgreSQL's advisory locks, which are numbers; "dploy"
 
 _TABLE: Final = sql.Table(
     "env_vars",
@@ -167,12 +166,18 @@ class EnvVarsStore:
             raise StoreError(f"{self._place}: {str(said).strip()}") from error
 
     def _create_table(self) -> None:
+        if self._has_table():  # who may not make tables can use it all the same
+            return
+        try:
+            with self._transaction() as connection:
+                _TABLE.create(connection, checkfirst=False)
+        except StoreError:
+            if not self._has_table():  # else somebody else was quicker
+                raise
+
+    def _has_table(self) -> bool:
         with self._transaction() as connection:
-            if sql.inspect(connection).has_table(_TABLE.name):
-                return  # who may not make tables can use it all the same
-            if connection.dialect.name == "postgresql":  # whose IF NOT EXISTS fails when two do it at once
-                connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_CREATION_LOCK)))
-            connection.execute(sql.schema.CreateTable(_TABLE, if_not_exists=True))
+            return sql.inspect(connection).has_table(_TABLE.name)
 
 
 def _url_of(where: str | os.PathLike[str]) -> sql.URL:

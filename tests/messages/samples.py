@@ -42,6 +42,7 @@ VALID: list[tuple[type[Message], Any]] = [
     (BroadcastMessage, {"type": "output", "body": {"type": "raw", "data": "\x1b[1mBuilding"}}),
     (BroadcastMessage, {"type": "status", "body": {"type": "completed"}}),
     (BroadcastOutputData, {"type": "line", "data": "Building"}),
+    (BroadcastOutputData, {"type": "raw"}),
     (BroadcastStatusData, {"type": "error", "data": "no such file"}),
     (AppBuildRequest, {"app_release": APP_RELEASE, "archive_uri": "file:///srv/shop.tar.gz"}),
     (AppRelease, APP_RELEASE),

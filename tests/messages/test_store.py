@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 import gevent
@@ -123,6 +124,24 @@ def test_variables_that_are_set_together_are_never_seen_apart(url, store, proces
         seen.add(web["ONE"])
 
 
+@pytest.fixture
+def in_the_background(patched, spawn):
+    """Call it in a greenlet: by `offload`, or in a patched program without, since psycopg then waits as gevent does."""
+    return spawn if patched else partial(spawn, offload)
+
+
+@pytest.fixture
+def until_one_waits(postgresql, wait_until):
+    """Wait until somebody waits in PostgreSQL for what somebody else does."""
+
+    def wait():
+        with contextlib.closing(postgresql.connect()) as connection:  # in a transaction, one would see no change
+            statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            wait_until(lambda: connection.execute(statement).fetchone() == (1,))
+
+    return wait
+
+
 class Answering(Server):
     def setup(self):
         self.store = EnvVarsStore(self.settings.get("store"))
@@ -144,24 +163,30 @@ def test_a_handler_answers_with_what_is_in_it(url, store, service_runner):
     assert [one.get(timeout=20).json for one in asked] == [{"web": {"PORT": "8080"}}] * 10
 
 
-def test_while_postgresql_lets_a_call_wait_other_greenlets_run(postgresql, patched, spawn, wait_until):
-    """By `offload`, and in a program that is patched without it: psycopg then waits as gevent does."""
+def test_while_postgresql_lets_a_call_wait_other_greenlets_run(postgresql, in_the_background, until_one_waits):
     url = postgresql.new_database()
     with EnvVarsStore(url) as store, contextlib.closing(postgresql.connect(url)) as other:
         store.set("shop", "web", {"PORT": "8080"})
         with other.transaction():
             other.execute("UPDATE env_vars SET value = '0'")
-            arguments = (store.set, "shop", "web", {"PORT": "8081"})
-            waiting = spawn(*arguments) if patched else spawn(offload, *arguments)
-
-            def is_blocked():
-                statement = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                return other.execute(statement).fetchone()[0] == 1
-
-            wait_until(is_blocked)
+            waiting = in_the_background(store.set, "shop", "web", {"PORT": "8081"})
+            until_one_waits()
             assert not waiting.ready()
         waiting.get(timeout=10)
         assert store.get("shop") == {"web": {"PORT": "8081"}}
+
+
+def test_who_makes_the_table_at_the_same_time_is_no_failure(postgresql, in_the_background, until_one_waits):
+    url = postgresql.new_database()
+    with EnvVarsStore(url), contextlib.closing(postgresql.connect(url)) as other:
+        other.execute("ALTER TABLE env_vars RENAME TO kept")
+        with other.transaction():
+            other.execute("CREATE TABLE env_vars (LIKE kept INCLUDING ALL)")
+            waiting = in_the_background(EnvVarsStore, url)
+            until_one_waits()
+        with waiting.get(timeout=10) as store:
+            store.set("shop", "web", {"PORT": "8080"})
+            assert store.get("shop") == {"web": {"PORT": "8080"}}
 
 
 # What goes wrong -----------------------------------------------------------------------------------------------------
