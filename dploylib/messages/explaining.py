@@ -141,5 +141,5 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 
 def _segment(key: str) -> str:
-    """A key in a path, as JSONPath (RFC 9535) writes it."""
-    return f".{key}" if key.isascii() and key.isidentifier() else f"[{_shown(key)}]"
+    """A key in a path, as JSONPath (RFC 9535) writes it; a long one is cut."""
+    return f".{key}" if key.isascii() and key.isidentifier() and len(key) <= _LIMIT else f"[{_shown(key)}]"

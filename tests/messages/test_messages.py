@@ -158,6 +158,7 @@ WRONG = [
     (*release(version="3"), f"$.version: found '3', {VERSION_RULE}"),
     (*release(processes={"web": None}), "$.processes.web: found null, expected a string without NUL"),
     (*release(processes={"a.b": 1}), "$.processes['a.b']: found 1, expected a string without NUL"),
+    (*release(processes={"x" * 500: 1}), f"$.processes['{'x' * 56}...]: found 1, expected a string without NUL"),
     (*release(processes=["web"]), "$.processes: found an array, expected an object"),
     (*release(env={"web": []}), "$.env.web: found an array, expected an object"),
     (
