@@ -4,7 +4,6 @@ from .balancer import BalancerServer, BalancerSettings
 from .broadcast import BroadcastServer, BroadcastSettings, Subscriptions
 from .forwarder import ForwarderServer
 from .queue import AdminRequest, QueueServer, QueueSettings
-from .store import StoreError
 from .worker import Worker
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "ForwarderServer",
     "QueueServer",
     "QueueSettings",
-    "StoreError",
     "Subscriptions",
     "Worker",
 ]
