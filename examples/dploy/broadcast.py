@@ -1,0 +1,14 @@
+"""The broadcast: what becomes of jobs, and what apps log, for whoever listens.
+
+    dploylib run examples.dploy.broadcast -c examples/dploy/broadcast.yaml
+"""
+
+from dploylib.servers.generic import BroadcastServer
+from dploylib.services import Service, ServiceTemplate
+
+
+class BroadcastTemplate(ServiceTemplate):
+    servers = {"broadcast": BroadcastServer}  # noqa: RUF012
+
+
+service = Service(templates=[BroadcastTemplate])

@@ -1,0 +1,14 @@
+"""The queues: build requests wait for the build center, and orders for the zone.
+
+    dploylib run examples.dploy.queues -c examples/dploy/queues.yaml
+"""
+
+from dploylib.servers.generic import QueueServer
+from dploylib.services import Service, ServiceTemplate
+
+
+class QueuesTemplate(ServiceTemplate):
+    servers = {"builds": QueueServer, "orders": QueueServer}  # noqa: RUF012
+
+
+service = Service(templates=[QueuesTemplate])
