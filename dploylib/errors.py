@@ -274,6 +274,10 @@ class ShuttingDown(DployError):
     """The server stops: this message came too late, and nothing was done about it."""
 
 
+class WorkerLost(DployError):
+    """The worker that had a request is gone. It may have done what it was asked to, or a part of it."""
+
+
 class HandlerEnded(DployError):
     """The server stops, and the handler did not end in time. It may have done what it was asked to, or a part of it."""
 

@@ -136,6 +136,8 @@ class Dispatcher:
 
     can_answer = False
     must_answer = False
+    until_closed = False
+    """Whether messages are handled as ever while the server stops: what comes is the answers that it waits for."""
     _patience: float | None = None  # seconds for which a reply may wait, None for what the socket says
 
     def __init__(

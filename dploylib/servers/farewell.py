@@ -63,7 +63,7 @@ class Farewell:
         for one in self._pulling:
             _cut_off(one.socket)
         for one in self._answering:
-            self._loop.register(one.socket, one.turn_away)
+            self._loop.register(one.socket, one if one.until_closed else one.turn_away)
         self._turning_away = spawn_named(f"{self._owner}: turn callers away", _run, self._loop)
         # Where nothing was received yet, nothing is waiting: the loop would have read it.
         for one in self._pulling:
@@ -77,9 +77,10 @@ class Farewell:
 
     def let_callers_hear(self, seconds: float) -> None:
         """Stay for those who had a reply, and ask again before they can know that they should not: seconds at most."""
-        if any(one.counts.received for one in self._answering):
+        asked = [one for one in self._answering if one.counts.received and not one.until_closed]
+        if asked:
             ends = time.monotonic() + min(seconds, _MOST_PATIENCE)
-            self._wait_until_quiet(self._answering, lambda: time.monotonic() >= ends)
+            self._wait_until_quiet(asked, lambda: time.monotonic() >= ends)
 
     def end(self) -> None:
         """Turn away nobody any more but those who have asked already. The sockets are about to be closed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -292,6 +292,8 @@ class Server(DployServer):
     description: ClassVar[ServerDescription]
     """What the class declares."""
 
+    _served_until_closed: ClassVar[Collection[str]] = ()
+
     settings_type: ClassVar[type[msgspec.Struct] | None] = None
     """A Struct with the settings that servers of this class have for themselves, in the section `settings`."""
 
@@ -342,6 +344,7 @@ class Server(DployServer):
         rejects = overload == "reject"
         make = dispatcher_class(description.socket_type)
         dispatcher = make(where, self, socket, description, concurrency, timeout, rejects, hooks)
+        dispatcher.until_closed = description.attribute in self._served_until_closed
         self._dispatchers[name] = dispatcher
         self._loop.register(socket, dispatcher, concurrency + rejects)  # one to say that all the others are busy
 

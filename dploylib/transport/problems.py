@@ -16,6 +16,7 @@ from ..errors import (
     ShuttingDown,
     UndecodableData,
     UnexpectedMimetype,
+    WorkerLost,
 )
 from .codecs import PROBLEM_MIMETYPE, essence
 from .envelope import Envelope
@@ -69,6 +70,7 @@ _PROBLEMS: dict[type[BaseException], tuple[str, str, int]] = {
     NoReply: ("no-reply", "No reply", 500),
     Overloaded: ("overloaded", "Overloaded", 503),
     ShuttingDown: ("shutting-down", "Shutting down", 503),
+    WorkerLost: ("worker-lost", "Worker lost", 503),
     HandlerEnded: ("handler-ended", "Handler ended", 503),
     HandlerTimeout: ("handler-timeout", "Handler timed out", 504),
     DeadlineExceeded: ("deadline-exceeded", "Deadline exceeded", 504),
@@ -76,7 +78,14 @@ _PROBLEMS: dict[type[BaseException], tuple[str, str, int]] = {
 
 
 def problem_of(
-    error: PeerError | NoReply | Overloaded | ShuttingDown | HandlerEnded | HandlerTimeout | DeadlineExceeded,
+    error: PeerError
+    | NoReply
+    | Overloaded
+    | ShuttingDown
+    | WorkerLost
+    | HandlerEnded
+    | HandlerTimeout
+    | DeadlineExceeded,
 ) -> Problem:
     """What to tell a peer about its own mistake, or about what became of its message: all that the error says."""
     kind = next(kind for kind in type(error).__mro__ if kind in _PROBLEMS)

@@ -1,0 +1,16 @@
+"""Servers that are ready to be used, and to be subclassed: a service adds them, and configures their sockets."""
+
+from .balancer import BalancerServer, BalancerSettings
+from .queue import AdminRequest, QueueServer, QueueSettings
+from .store import StoreError
+from .worker import Worker
+
+__all__ = [
+    "AdminRequest",
+    "BalancerServer",
+    "BalancerSettings",
+    "QueueServer",
+    "QueueSettings",
+    "StoreError",
+    "Worker",
+]

@@ -1,0 +1,207 @@
+"""A queue of jobs, which are handed out to workers until one of them has done each."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import gevent
+import msgspec
+from msgspec import Meta
+
+from ...errors import InvalidData, Overloaded
+from ...transport import JSON_MIMETYPE, Envelope, Metadata, Problem, ReceivedData
+from ...transport.problems import problem_of
+from ..declare import bind_in
+from .jobs import STATES, Job, JobQueue, QueueFull
+from .jobserver import JobServer, not_begun
+from .store import Journal, NoJournal, SQLiteStore
+
+__all__ = ["AdminRequest", "QueueServer", "QueueSettings"]
+
+log = logging.getLogger(__name__)
+
+_PRIORITY = re.compile(r";\s*priority=(-?\d{1,9})\s*(?:;|$)", re.IGNORECASE)
+_MOST_DELAY = 3600.0  # seconds
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a `QueueServer`."""
+
+    path: str | None = None
+    """The file in which the jobs are kept. Without one they are in memory, and gone with the server."""
+    fsync: bool = True
+    """Whether a job is on the disk, and not only with the operating system, when it is accepted."""
+    max_jobs: Annotated[int, Meta(ge=1)] = 100_000
+    """How many jobs there may be; who puts more gets the problem `overloaded` (503)."""
+    max_bytes: Annotated[int, Meta(ge=1)] = 256 * 1024 * 1024
+    """How many bytes the bodies of all jobs may have together. They are in memory, with a path too."""
+    max_tries: Annotated[int, Meta(ge=1)] = 5
+    """How often a job is tried before it is dead."""
+    retry_delay: Annotated[float, Meta(ge=0)] = 1.0
+    """Seconds before a job that failed is tried again. They double with each failure."""
+    worker_timeout: Annotated[float, Meta(gt=0)] = 30.0
+    """Seconds after which a worker that says nothing is taken for dead, although it is connected."""
+    remembered_ids: Annotated[int, Meta(ge=0)] = 10_000
+    """How many ids of finished jobs are remembered, which cannot be put again."""
+
+
+class AdminRequest(msgspec.Struct, frozen=True):
+    """What the admin socket is asked: `status`, the `dead` jobs (`limit` at most), or to `retry` or `discard` a job."""
+
+    do: Literal["status", "dead", "retry", "discard"] = "status"
+    job: str | None = None
+    limit: Annotated[int, Meta(ge=1)] = 100
+
+
+class QueueServer(JobServer):
+    """A queue of jobs: whoever puts one is told when it is kept, and it is handed out until a worker has done it.
+
+    A job is an envelope, of any kind. Its sockets are
+
+    - `put` (rep): takes a job. The answer, JSON with its number (`{"job": "42"}`), says that it is accepted: with a
+      `path`, that it is in the file. A job whose id the queue knows, or knew lately, is not taken again, and answered
+      alike, so that it is safe to put it again when there was no answer. Without an id, each is a new one. A parameter
+      of the mimetype says what comes first (`application/json; priority=5`): the highest number, 0 if there is none.
+    - `work` (router): where each `Worker` connects.
+    - `admin` (rep, optional): takes an `AdminRequest`.
+
+    Every accepted job is delivered at least once: again when its worker died, or failed, `max_tries` times in all. Then
+    it is dead: kept aside for the admin. The second time, and later, its metadata says so (`attempt` from 2 on). Within
+    a priority, jobs are delivered in the order in which they were put, but for those that are delivered again.
+
+    Raises `StoreError` at the start when the file cannot be used.
+    """
+
+    settings_type = QueueSettings
+
+    def setup(self) -> None:
+        """Load the jobs, if they are in a file."""
+        super().setup()
+        own = self.own
+        self._journal = NoJournal()
+        jobs: list[Job] = []
+        finished: list[tuple[bytes, int]] = []
+        if own.path is not None:
+            store = SQLiteStore(own.path, own.fsync, own.remembered_ids)
+            self._journal = journal = Journal(store)
+            jobs, finished = store.load()
+            self.spawn(journal.run)
+        self.jobs = JobQueue(own.max_jobs, own.max_bytes, own.max_tries, own.remembered_ids, jobs, finished)
+        self._full = False
+        if jobs:
+            log.info("%s: %d jobs in %s", self.name, len(jobs), own.path)
+
+    def teardown(self) -> None:
+        """Write what is not written yet."""
+        if isinstance(self._journal, Journal):
+            self._journal.close()
+        elif len(self.jobs):
+            log.warning("%s: %d jobs were in memory, and are gone", self.name, len(self.jobs))
+
+    def priority(self, received: ReceivedData) -> int:
+        """What comes first: the job with the highest number. The parameter of the mimetype, if not overridden."""
+        found = _PRIORITY.search(received.mimetype) if ";" in received.mimetype else None
+        return int(found[1]) if found else 0
+
+    @bind_in("put", "rep", concurrency=1000)
+    def put(self, socket: Any, received: ReceivedData) -> Envelope | Problem:
+        """Take a job, and answer when it is kept."""
+        id, mimetype, _ = received.envelope._frames[-3:]
+        number = self.jobs.find(id)
+        if number is None:
+            try:
+                job = self.jobs.put((id, mimetype, received.data), self.priority(received))
+            except QueueFull as error:
+                if not self._full:
+                    log.warning("%s: %s", self.name, error)
+                self._full = True
+                return problem_of(Overloaded(str(error)))
+            self._full = False
+            number = job.number
+            self._journal.put(job)
+            self._hand_out()
+        self._journal.sync()
+        return received.envelope.response_envelope(JSON_MIMETYPE, b'{"job": "%d"}' % number)
+
+    @bind_in("admin", "rep", obj=AdminRequest, optional=True)
+    def admin(self, socket: Any, received: ReceivedData) -> Any:
+        """Tell how things stand, or decide about a dead job."""
+        asked: AdminRequest = received.obj
+        if asked.do == "status":
+            counts = {state: self.jobs.counts[state] for state in STATES}
+            return {**counts, "bytes": self.jobs.bytes, "workers": len(self.workers), "credit": self.workers.credit}
+        if asked.do == "dead":
+            return [_described(job) for job in self.jobs.dead()[: asked.limit]]
+        number = int(asked.job) if asked.job and asked.job.isdecimal() else -1
+        job = self.jobs.revive(number) if asked.do == "retry" else self.jobs.discard(number)
+        if job is None:
+            return problem_of(InvalidData(f'there is no dead job {asked.job!r}: ask for them with {{"do": "dead"}}'))
+        if asked.do == "retry":
+            self._journal.tried(job)
+            self._hand_out()
+        else:
+            self._journal.finished(job)
+        self._journal.sync()
+        return _described(job)
+
+    # What becomes of jobs --------------------------------------------------------------------------------------
+
+    def _next_job(self, worker: bytes) -> tuple[int, Metadata, Sequence[Any]] | None:
+        job = self.jobs.take(worker)
+        if job is None:
+            return None
+        self._journal.tried(job)
+        return job.number, Metadata(job.number, attempt=job.deliveries), job.frames
+
+    def _when_written(self, function: Callable[[], None]) -> None:
+        self._journal.then(function)
+
+    def _answered(self, worker: bytes, number: int, received: ReceivedData, problem: Problem | None) -> None:
+        if problem is None:
+            job = self.jobs.done(number)
+            if job is not None:
+                self._journal.finished(job)
+        elif not_begun(problem):
+            self.jobs.give_back(number, worker)
+        else:
+            useless = 400 <= problem.status < 500  # it would be refused again
+            self._try_again(self.jobs.fail(number, worker, f"{problem.title}: {problem.detail}", useless))
+
+    def _lost(self, worker: bytes, number: int, reason: str) -> None:
+        self._try_again(self.jobs.fail(number, worker, f"its worker was lost: {reason}"), at_once=True)
+
+    def _try_again(self, job: Job | None, at_once: bool = False) -> None:
+        """See to a job that has failed."""
+        if job is None:
+            return
+        self._journal.tried(job)
+        if job.state == "dead":
+            log.error(
+                "%s: job %d %r is dead after %d tries: %s", self.name, job.number, job.id, job.failures, job.reason
+            )
+        elif at_once:
+            self.jobs.retry(job.number)
+        else:
+            self.spawn(self._retry_later, job.number, min(self.own.retry_delay * 2 ** (job.failures - 1), _MOST_DELAY))
+
+    def _retry_later(self, number: int, seconds: float) -> None:
+        gevent.sleep(seconds)
+        self.jobs.retry(number)
+        self._hand_out()
+
+
+def _described(job: Job) -> dict[str, Any]:
+    id, mimetype, body = job.frames
+    return {
+        "job": str(job.number),
+        "id": id.decode(),
+        "mimetype": mimetype.decode(),
+        "bytes": len(body),
+        "priority": job.priority,
+        "deliveries": job.deliveries,
+        "failures": job.failures,
+        "reason": job.reason,
+    }
