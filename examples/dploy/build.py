@@ -18,8 +18,12 @@ from dploylib.messages.store import EnvVarsStore
 from dploylib.services import Service, ServiceTemplate
 
 from .files import Unusable, checked_name, fetch, pack, read_processes, unpack
-from .jobs import JobServer
+from .jobs import HomeSettings, JobServer
 from .processes import kill_group, kill_strays, lines_of, start
+
+
+class BuildSettings(HomeSettings, frozen=True, kw_only=True):
+    orders: str  # the endpoint of the queue for the zone
 
 
 class EnvChange(msgspec.Struct):
@@ -34,6 +38,7 @@ class BuildCenter(JobServer):
     """Makes a release of each build request, and orders the zone to deploy it."""
 
     deserializer = BuildRequest
+    settings_type = BuildSettings
     schema = """
         CREATE TABLE IF NOT EXISTS releases (
             app TEXT NOT NULL, version INTEGER NOT NULL, broadcast_id TEXT NOT NULL UNIQUE, archive_uri TEXT NOT NULL,
@@ -45,7 +50,7 @@ class BuildCenter(JobServer):
     def setup(self):
         super().setup()
         self.env = EnvVarsStore(f"sqlite:///{self.home / 'env.db'}")
-        self.orders = RequestClient(self.settings.get("orders"), context=self.context)
+        self.orders = RequestClient(self.own.orders, context=self.context)
         self.building = self.home / "building"
         kill_strays(str(self.home))  # what a center that was killed was building
         shutil.rmtree(self.building, ignore_errors=True)
@@ -58,7 +63,7 @@ class BuildCenter(JobServer):
 
     def do(self, id, request):
         checked_name(request.app)
-        with self.locks[request.app]:
+        with self.lock(request.app):
             release = self.release_of(id) or self.earlier(request) or self.build(id, request)
         self.info(id, f"v{release.version} waits for the zone")
         # The queue of orders keeps it; if it has it already, since we come a second time, this changes nothing.

@@ -3,8 +3,8 @@
 import contextlib
 import logging
 import sqlite3
-from collections import defaultdict
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 from gevent.lock import BoundedSemaphore
@@ -30,6 +30,10 @@ def open_database(path, schema):
     return database
 
 
+class HomeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    home: str  # the directory for what is kept
+
+
 class JobServer(Worker):
     """Works on jobs, broadcasts how they go under their ids, and remembers how each ended.
 
@@ -37,14 +41,15 @@ class JobServer(Worker):
     is done from its beginning.
     """
 
+    settings_type = HomeSettings
     broadcast = servers.connect("broadcast", "push")
     schema = "CREATE TABLE IF NOT EXISTS outcomes (id TEXT PRIMARY KEY, type TEXT NOT NULL, data TEXT NOT NULL);"
 
     def setup(self):
         super().setup()
-        self.home = Path(self.settings.get("home")).absolute()
+        self.home = Path(self.own.home).absolute()
         self.database = open_database(self.home / "state.db", JobServer.schema + self.schema)
-        self.locks = defaultdict(BoundedSemaphore)  # by app: one after the other, as they came
+        self.locks = WeakValueDictionary()
 
     def teardown(self):
         self.database.close()
@@ -54,10 +59,13 @@ class JobServer(Worker):
         """Work on a job, and return the message that says that it is completed; None when somebody else goes on."""
         raise NotImplementedError
 
+    def lock(self, name):
+        """What lets only one at a time work on something of this name, in the order in which they come."""
+        return self.locks.setdefault(name, BoundedSemaphore())
+
     def work(self, received):
-        known = self.outcome_of(received.id)
-        if known is None:
-            known = self._done(received)
+        with self.lock(received.id):  # a queue that was killed hands out again what we are working on
+            known = self.outcome_of(received.id) or self._done(received)
         if known is not None:
             self.tell(received.id, known)
 

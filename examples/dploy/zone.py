@@ -191,7 +191,7 @@ class Zone(JobServer):
 
     def deploy(self, id, order):
         app = checked_name(order.app)
-        with self.locks[app]:
+        with self.lock(app):
             self.info(id, "the zone fetches the cargo")
             directory = self.home / "apps" / app / uuid4().hex
             cargo = directory.with_suffix(".cargo")
@@ -242,7 +242,7 @@ class Zone(JobServer):
 
     def stop_by_order(self, id, apps):
         for app in apps:
-            with self.locks[checked_name(app)]:
+            with self.lock(checked_name(app)):
                 self.info(id, f"stopping {app}")
                 self.database.execute("UPDATE apps SET runs = 0 WHERE app = ?", [app])
                 self.stop_apps([app])
