@@ -15,13 +15,12 @@ import msgspec
 
 from dploylib.clients import ListeningClient, RequestClient
 from dploylib.config import YAMLConfigMapper
-from dploylib.errors import ConfigurationError, ConnectTimeout, ReceiveTimeout, RemoteError, TransportError
+from dploylib.errors import ConfigurationError, ReceiveTimeout, RemoteError, TransportError
 from dploylib.messages import BroadcastMessage, BuildRequest, ZoneStopDeploy, new_broadcast_id
 
 from .files import Unusable, checked_name, pack_app, read_processes
 
 HERE = Path(__file__).parent
-HOME = Path(os.environ.get("DPLOY_HOME") or ".dploy")
 SERVICES = {"builds": "queues", "orders": "queues"}  # where a server has another name than its service
 SILENCE = 2.0  # seconds after which we ask how a job has ended, since a broadcast may be lost
 PATIENCE = 10.0  # seconds for an answer
@@ -136,12 +135,16 @@ def releases_of(app):
     releases = ask_json("build", "releases", checked_name(app))
     if not releases:
         raise click.ClickException(f"there is no release of {app}: make one with `dploy push DIR --app {app}`")
+    with RequestClient(endpoint("zone", "outcome")) as zone:
+        for release, reply in zip(releases, zone.request_many(one["broadcast_id"] for one in releases), strict=True):
+            status = (reply.json or {}).get("body", {}).get("type")
+            release["state"] = {"completed": "ran", "error": "failed"}.get(status, "on its way")
     return releases
 
 
 def running(app):
-    """What runs of an app in the zone."""
-    return next((one for one in ask_json("zone", "apps", "") if one["app"] == app), {"version": None, "processes": []})
+    """The version of an app that runs; None if none does."""
+    return next((one["version"] for one in ask_json("zone", "apps", "") if one["app"] == app), None)
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
@@ -175,7 +178,10 @@ def push(directory, app, message):
     """Make a release of the app in DIRECTORY, and run it."""
     app = checked_name(app or directory.resolve().name)
     read_processes(directory)
-    archive, commit = pack_app(directory, HOME.absolute() / "archives")
+    home = Path(os.environ.get("DPLOY_HOME") or ".dploy").resolve()
+    if not home.is_dir():
+        raise click.ClickException(f"there is no directory {home}: start the services first, as README.md says")
+    archive, commit = pack_app(directory, home / "archives")
     click.echo(f"{app}: {archive.stat().st_size / 1024:.1f} KiB, commit {commit[:10]}")
     release_job(app, {"archive_uri": archive.as_uri(), "commit": commit}, message)
 
@@ -192,11 +198,12 @@ def follow(id):
 def ps():
     """List the apps and their processes."""
     for app in ask_json("zone", "apps", ""):
-        state = f"v{app['version']}  {app['url']}" if app["version"] else "stopped"
+        state = f"v{app['version']}  {app['url'] or ''}" if app["version"] else "stopped"
         click.echo(f"{app['app']}  {state}")
         for one in app["processes"]:
+            pid = f"pid {one['pid']}" if one["pid"] else "waits"
             again = f", started {one['starts']} times, the last one {one['ended']}" if one["ended"] else ""
-            click.echo(f"  {one['name']:10} {'pid ' + str(one['pid']) if one['pid'] else 'waits':10} {one['seconds']} s{again}")
+            click.echo(f"  {one['name']:10} {pid:10} {one['seconds']} s{again}")
 
 
 @main.command()
@@ -221,11 +228,11 @@ def logs(app, lines, follow):
 @click.argument("app")
 def releases(app):
     """List the releases of an app."""
-    current = running(app)["version"]
+    current = running(app)
     for one in releases_of(app):
         made = datetime.fromtimestamp(one["made"]).isoformat(" ", "seconds")
-        mark = "*" if one["version"] == current else " "
-        click.echo(f"{mark} v{one['version']}  {made}  {one['commit'][:10]}  {one['message']}")
+        state = "runs" if one["version"] == current else one["state"]
+        click.echo(f"v{one['version']:<3} {state:9} {made}  {one['commit'][:10]}  {one['message']}")
 
 
 @main.command()
@@ -235,12 +242,14 @@ def rollback(app, version):
     """Run an earlier release of an app again: VERSION, or the one before what runs."""
     known = {one["version"]: one for one in releases_of(app)}
     if version is None:
-        earlier = [one for one in known if one < (running(app)["version"] or math.inf)]
-        if not earlier:
-            raise click.ClickException(f"there is no earlier release of {app}")
-        version = max(earlier)
+        current = running(app) or math.inf
+        version = next((one for one in known if one < current and known[one]["state"] == "ran"), None)
+        if version is None:
+            raise click.ClickException(f"there is no earlier release of {app} that has run")
     if version not in known:
-        raise click.ClickException(f"there is no v{version} of {app}; there are {', '.join(f'v{one}' for one in known)}")
+        raise click.ClickException(
+            f"there is no v{version} of {app}; there are {', '.join(f'v{one}' for one in known)}"
+        )
     release_job(app, known[version], f"back to v{version}", version)
 
 
@@ -268,7 +277,9 @@ def env_get(app):
 def change_env(app, service, variables, no_release):
     ask("build", "env", {"app": app, "service": service, "variables": variables})
     if not no_release:
-        release_job(app, releases_of(app)[0], f"env: {', '.join(variables)}")
+        current, releases = running(app), releases_of(app)
+        release = next((one for one in releases if one["version"] == current), releases[0])
+        release_job(app, release, f"env: {', '.join(variables)}")
 
 
 SERVICE = click.option("--service", default="app", show_default=True, help="What the variables are for.")

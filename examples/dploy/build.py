@@ -1,6 +1,8 @@
 """The build center: makes releases of archives.
 
-    dploylib run examples.dploy.build -c examples/dploy/build.yaml
+dploylib run examples.dploy.build -c examples/dploy/build.yaml
+
+A build that was killed begins anew when its job comes again, and makes the same release.
 """
 
 import shutil
@@ -41,9 +43,8 @@ class BuildCenter(JobServer):
     settings_type = BuildSettings
     schema = """
         CREATE TABLE IF NOT EXISTS releases (
-            app TEXT NOT NULL, version INTEGER NOT NULL, broadcast_id TEXT NOT NULL UNIQUE, archive_uri TEXT NOT NULL,
-            "commit" TEXT NOT NULL, message TEXT NOT NULL, env TEXT NOT NULL, processes TEXT NOT NULL, made REAL NOT NULL,
-            PRIMARY KEY (app, version)
+            app TEXT, version INTEGER, broadcast_id TEXT UNIQUE, archive_uri TEXT, "commit" TEXT, message TEXT,
+            env TEXT, processes TEXT, made REAL, PRIMARY KEY (app, version)
         );
     """
 
@@ -117,8 +118,8 @@ class BuildCenter(JobServer):
     def new_release(self, id, request, env, processes):
         """Give the release of a job its number: the next one of the app, and the same one when the job comes again."""
         self.database.execute(
-            "INSERT INTO releases SELECT ?, coalesce(max(version), 0) + 1, ?, ?, ?, ?, ?, ?, ? FROM releases WHERE app = ?"
-            " ON CONFLICT (broadcast_id) DO NOTHING",
+            "INSERT INTO releases SELECT ?, coalesce(max(version), 0) + 1, ?, ?, ?, ?, ?, ?, ? FROM releases"
+            " WHERE app = ? ON CONFLICT (broadcast_id) DO NOTHING",
             [
                 *(request.app, id, request.archive_uri, request.commit, request.update_message),
                 *(env.to_bytes(), msgspec.json.encode(processes), time.time(), request.app),
@@ -156,8 +157,9 @@ class BuildCenter(JobServer):
     @servers.bind_in("releases", "rep")
     def releases(self, socket, received):
         """The releases of the app in the body, the newest first."""
-        rows = self.database.execute("SELECT * FROM releases WHERE app = ? ORDER BY version DESC", [received.text])
-        return [{name: row[name] for name in ("version", "archive_uri", "commit", "message", "made")} for row in rows]
+        columns = 'version, broadcast_id, archive_uri, "commit", message, made'
+        query = f"SELECT {columns} FROM releases WHERE app = ? ORDER BY version DESC"
+        return list(map(dict, self.database.execute(query, [received.text])))
 
     @servers.bind_in("env", "rep", obj=EnvChange)
     def change_env(self, socket, received):

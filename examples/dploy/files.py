@@ -56,7 +56,7 @@ def pack(directory, path, choose=None):
 
 
 def pack_app(directory, archives):
-    """Archive an app by its commit, and return both. The commit is that of a clean git checkout, or one of the content."""
+    """Archive an app, and return the archive and the commit: of a clean git checkout, or the SHA-1 of the archive."""
 
     def choose(entry):
         entry.uid = entry.gid = entry.mtime = 0  # equal files make an equal archive

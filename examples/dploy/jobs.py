@@ -98,7 +98,7 @@ class JobServer(Worker):
         return BroadcastMessage("status", outcome)
 
     # Broadcasts ------------------------------------------------------------------------------------------------
-    # They are for the eyes: one that cannot be sent is left out. Who needs to know how a job ended asks for its outcome.
+    # They are for the eyes: one that cannot be sent is left out. How a job ended, its outcome tells.
 
     def tell(self, id, message):
         with contextlib.suppress(TransportError):

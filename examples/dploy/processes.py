@@ -12,7 +12,7 @@ from gevent.subprocess import DEVNULL, PIPE, STDOUT, Popen
 
 MARK = "DPLOY_OWNER"  # in the environment of all that we start: whose it is
 LONGEST_LINE = 64 * 1024  # bytes
-BACKOFF = (0.1, 30.0)  # seconds before a process that ended is started again: the first time, and at most
+BACKOFF = (0.5, 30.0)  # seconds before a process that ended is started again: at least, and at most
 STEADY = 60.0  # seconds after which a process that ends is no longer said to do so again and again
 
 
@@ -78,7 +78,7 @@ def lines_of(process):
 class AppProcess:
     """One process of an app. It is started again when it ends, later each time, until `stop`.
 
-    `on_start(pid)` is called with each new process, `on_end(pid)` when it has ended, and `on_line(text)` with what it says.
+    `on_start(pid)` is called with each new process, `on_end(pid)` when it has ended, `on_line(text)` with what it says.
     """
 
     def __init__(self, command, directory, env, owner, on_start, on_end, on_line):
@@ -104,22 +104,20 @@ class AppProcess:
             kill_group(self._process, signal.SIGTERM)
         self._keeping.join(patience)
         if not self._keeping.ready():
-            self._on_line(f"does not end within {patience:g} s, and is killed")
+            self._on_line(f"[does not end within {patience:g} s, and is killed]")
             kill_group(self._process)
             self._keeping.join()
 
     def _keep(self):
-        pause, most = BACKOFF
+        pause, most = BACKOFF[0] / 2, BACKOFF[1]
         while not self._stopping.is_set():
             try:
                 ran = self._run_once()
             except OSError as error:
                 ran, self.ended = 0.0, f"cannot be started: {error}"
-            if not self._stopping.is_set():
-                pause = BACKOFF[0] if ran > STEADY else pause
-                self._on_line(f"{self.ended}, and is started again in {pause:g} s")
-                self._stopping.wait(pause)
-                pause = min(2 * pause, most)
+            self._on_line(f"[{self.ended}]")
+            pause = BACKOFF[0] if ran > STEADY else min(2 * pause, most)
+            self._stopping.wait(pause)
 
     def _run_once(self):
         process = start(*self._start)

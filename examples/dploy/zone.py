@@ -1,6 +1,9 @@
 """The zone: runs releases of apps.
 
-    dploylib run examples.dploy.zone -c examples/dploy/zone.yaml
+dploylib run examples.dploy.zone -c examples/dploy/zone.yaml
+
+A new release takes over when it is up, and nobody who asks meanwhile notices. If it does not come up, the one before
+goes on.
 """
 
 import contextlib
@@ -104,7 +107,7 @@ class Deployment:
         self.zone = zone
         self.directory = directory
         self.release = AppRelease.from_bytes((directory / "release.json").read_bytes())
-        # Nobody else is given this port while we have it. The app may listen there, since servers set SO_REUSEADDR, too.
+        # Nobody else is given this port while we have it. The app may listen there: servers set SO_REUSEADDR, too.
         self.reserved = socket.socket()
         self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.reserved.bind(("127.0.0.1", 0))
@@ -127,7 +130,7 @@ class Deployment:
         )
 
     def wait_until_up(self):
-        """Return when all processes run and the web process answers. Raises `Unusable` with the reason if they do not."""
+        """Return when all processes run and the web process answers. Raises `Unusable` with the reason if not."""
         url = f"http://127.0.0.1:{self.port}{self.zone.own.health_path}"
         deadline = time.monotonic() + self.zone.own.health_timeout
         reason = "its processes do not start"
@@ -177,8 +180,10 @@ class Zone(JobServer):
         self.database.execute("DELETE FROM processes")
         if strays:
             log.warning("killed %d processes that a zone before this one has left", len(strays))
-        for row in self.database.execute("SELECT * FROM apps WHERE runs").fetchall():
-            self.run(Deployment(self, Path(row["directory"])), row["port"])
+        for row in self.database.execute("SELECT * FROM apps").fetchall():
+            self.tidy(row["app"], Path(row["directory"]))
+            if row["runs"]:
+                self.run(Deployment(self, Path(row["directory"])), row["port"])
 
     def teardown(self):
         self.stop_apps(list(self.deployments))
@@ -204,10 +209,11 @@ class Zone(JobServer):
                 for name in ("python", "python3"):
                     (directory / "venv" / "bin" / name).symlink_to(os.path.realpath(sys.executable))
             self.replace(id, app, directory)
-            return f"v{self.deployments[app].release.version} of {app} runs{self.place(app)}"
+            url = self.url_of(app)
+            return f"v{self.deployments[app].release.version} of {app} runs" + (f" at {url}" if url else "")
 
     def replace(self, id, app, directory):
-        """Start what is in a directory, and let it take over when it is up. If it does not come up, all stays as it is."""
+        """Start what is in a directory, and let it take over when it is up. Else all stays as it is."""
         before = self.deployments.get(app)
         new = Deployment(self, directory)
         try:
@@ -230,7 +236,13 @@ class Zone(JobServer):
         if before:
             self.doors[app].drain(before.port, DRAINING)
             before.stop()
-            shutil.rmtree(before.directory, ignore_errors=True)
+        self.tidy(app, directory)
+
+    def tidy(self, app, directory):
+        """Remove all directories of an app but this one."""
+        for path in (self.home / "apps" / app).iterdir():
+            if path != directory:
+                shutil.rmtree(path, ignore_errors=True)
 
     def run(self, deployment, port):
         """Let a release be the one that runs."""
@@ -254,8 +266,8 @@ class Zone(JobServer):
             self.doors.pop(app).stop()
         gevent.joinall([gevent.spawn(self.deployments.pop(app).stop) for app in running])
 
-    def place(self, app):
-        return f" at http://127.0.0.1:{self.doors[app].server_port}/" if "web" in self.deployments[app].processes else ""
+    def url_of(self, app):
+        return f"http://127.0.0.1:{self.doors[app].server_port}/" if "web" in self.deployments[app].processes else None
 
     # Processes and logs ----------------------------------------------------------------------------------------
 
@@ -301,7 +313,7 @@ class Zone(JobServer):
             {"name": name, "pid": one.pid, "seconds": round(one.seconds), "starts": one.starts, "ended": one.ended}
             for name, one in running.processes.items()
         ]
-        return {"app": app, "version": running.release.version, "url": self.place(app).strip(), "processes": processes}
+        return {"app": app, "version": running.release.version, "url": self.url_of(app), "processes": processes}
 
 
 class ZoneTemplate(ServiceTemplate):

@@ -15,7 +15,7 @@ PAGE = f"""<!doctype html>
 
 
 class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):  # noqa: N802 - the name that http.server calls
+    def do_GET(self):
         pages = {"/": ("text/html; charset=utf-8", PAGE), "/health": ("text/plain", "ok\n")}
         kind, text = pages.get(self.path, ("text/plain", "there is no such page\n"))
         body = text.encode()
