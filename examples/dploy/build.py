@@ -175,8 +175,8 @@ class BuildCenter(JobServer):
 
 
 def without_interpreter(entry):
-    """Leave out what a virtual environment links to: the zone puts the interpreter that it has there."""
-    return None if entry.issym() and Path(entry.linkname).is_absolute() else entry
+    """Leave out the links of a virtual environment to its interpreter: the zone puts the one there that it has."""
+    return None if entry.issym() and entry.name.startswith("./venv/bin/") else entry
 
 
 class BuildTemplate(ServiceTemplate):

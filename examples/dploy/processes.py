@@ -36,7 +36,7 @@ def kill_strays(owner, known=()):
     And all that are marked as its own, since it may have been killed before it took note of one.
     """
     killed = set()
-    while strays := _marked(owner) | {pid for pid, birth in known if born(pid) == birth}:
+    while strays := find_marked(owner) | {pid for pid, birth in known if born(pid) == birth}:
         for pid in strays:
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if os.getpgid(pid) == pid else os.kill)(pid, signal.SIGKILL)
@@ -45,7 +45,7 @@ def kill_strays(owner, known=()):
     return killed
 
 
-def _marked(owner):
+def find_marked(owner):
     mark = f"{MARK}={owner}".encode()
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):

@@ -187,6 +187,8 @@ class Zone(JobServer):
 
     def teardown(self):
         self.stop_apps(list(self.deployments))
+        for file in self.logs.values():
+            file.close()
         super().teardown()
 
     def do(self, id, order):
