@@ -214,28 +214,29 @@ def test_the_example_of_a_test_passes():
     assert "3 passed" in output
 
 
-def test_the_demo_shows_what_goes_over_the_wire():
-    status, output, error = run(["python", "examples/demo.py"])
+def test_the_echo_service_shows_what_goes_over_the_wire():
+    [command] = commands(EXAMPLES / "echo" / "wire.py")
+    status, output, error = run(command)
     assert (status, error) == (0, ""), output
     for frame in ("'text/plain'", "'hello'", "'application/problem+json'"):
         assert frame in output
 
 
-def test_the_demo_fails_when_the_service_does_not_echo(tmp_path):
+def test_what_is_shown_of_the_wire_is_checked(tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     service = tmp_path / "examples" / "echo" / "service.py"
     working = "socket.send_envelope(received)"
     assert working in service.read_text()
     service.write_text(service.read_text().replace(working, "return 'nothing of the kind'"))
-    status, _, error = run(["python", "examples/demo.py"], tmp_path)
+    status, _, error = run(["python", "examples/echo/wire.py"], tmp_path)
     assert (status, error) == (1, "expected 'hello', got 'nothing of the kind'\n")
 
 
-def test_the_demo_fails_when_the_service_does_not_start(tmp_path):
+def test_nothing_is_shown_of_the_wire_when_the_service_does_not_start(tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     (tmp_path / "examples" / "echo" / "config.yaml").write_text("servers: {}\n")
     (tmp_path / "examples" / "echo" / "service.py").write_text("import nothing_like_it\n")
-    status, _, error = run(["python", "examples/demo.py"], tmp_path)
+    status, _, error = run(["python", "examples/echo/wire.py"], tmp_path)
     assert status == 1
     assert error.startswith("the service ended before it was ready, with status ")
 

@@ -138,5 +138,5 @@ def test_an_app_runs_again_where_it_was_when_its_zone_has_crashed(processes):
         if "listening at" in line:
             break
     assert "from dploy" in get(url)
-    assert re.match(rf"sample  v1  {url}\n(  .*\n)+stopped  stopped\n", processes.dploy("ps")[1])
+    assert re.search(rf"^sample  v1  {url}\n(  .*\n)+stopped  stopped\n", processes.dploy("ps")[1], re.M)
     processes.dploy("stop", "sample")
