@@ -128,6 +128,12 @@ CLIENT_100 = (
     client("grpc", "grpc_", "stub", GRPC),
 )
 
+QUEUES = (
+    Contender("in memory", "dploylib_", ("--handler", "memory")),
+    Contender("in SQLite", "dploylib_", ("--handler", "file")),
+    Contender("in SQLite, no fsync", "dploylib_", ("--handler", "no-fsync")),
+)
+
 CASES = (
     *(
         Case(f"rep-64B-{n}", f"REP echo, 64 B, {n:,} outstanding", "echo", ON_REP, role="rep", outstanding=n)
@@ -171,6 +177,7 @@ CASES = (
     ),
     Case("waiting", "10,000 handlers wait for 1 s", "waiting", AT_ONCE, "waiting", count=WAITING, rounds=3, fresh=True),
     Case("backlog", "PULL, a backlog of 300,000", "backlog", LOOPS, "backlog", count=300_000, rounds=3),
+    Case("queue", "QueueServer: put, take and done, 64 B, 100 at once", "queue", QUEUES, role="queue", outstanding=100),
     Case("idle", "100 idle PULL sockets", "idle", IDLE, "idle", sockets=100, seconds=3, rounds=3),
     Case("import", "Import time", "import", IMPORTS, rounds=10),
     Case("first-reply", "From exec to the first reply", "first-reply", STARTED, "rep"),

@@ -20,7 +20,7 @@ from benchmarks import process
 from benchmarks.connection import READ_BYTES, Connection, Poller, ServerGone
 from benchmarks.load import Load
 from benchmarks.meter import Meter, percentiles
-from benchmarks.wire import Counted, Pusher, Subscriber, Wire, Zmtp, zmtp_message
+from benchmarks.wire import Counted, JobTaker, Pusher, Putter, Subscriber, Wire, Zmtp, zmtp_message
 from benchmarks.wire_grpc import Grpc
 from benchmarks.wire_zerorpc import ZeroRpc
 
@@ -197,6 +197,33 @@ def unacknowledged(connection: Connection[Pusher]) -> int:
     return int.from_bytes(answer, sys.byteorder)
 
 
+def queue(load: Load) -> dict[str, Any]:
+    """Keep `outstanding` puts on their way in one connection, and take and do the jobs in another; count these."""
+    work, put, _ = load.endpoints
+    putter = Connection(put, Putter(load.envelope(load.body), load.outstanding)).shake_hands()
+    taker = Connection(work, JobTaker(load.outstanding)).shake_hands()
+    putter.request(load.outstanding, time.perf_counter_ns())
+    with Poller[Any]([putter, taker]) as poller:
+        turns = put_and_take(putter, taker, poller)
+        run_for(load.warm_up_seconds, turns)
+        putter.latencies.clear()
+        meter = Meter(load.pid)
+        result = meter.stop(run_for(load.seconds, turns))
+    result |= percentiles(putter.latencies)
+    putter.answered()
+    return result
+
+
+def put_and_take(putter: Connection[Putter], taker: Connection[JobTaker], poller: Poller[Any]) -> Iterator[int]:
+    """Take a turn with whoever has something to read, and yield how many jobs are done by it, for ever."""
+    while True:
+        for connection in poller.readable():
+            if connection is taker:
+                yield taker.receive()
+            else:
+                putter.turn()
+
+
 def idle(load: Load) -> dict[str, Any]:
     """See what a server uses that has nothing to do."""
     meter = Meter(load.pid)
@@ -211,6 +238,7 @@ KINDS: dict[str, Callable[[Load], dict[str, Any]]] = {
     "pub": pub,
     "waiting": waiting,
     "backlog": backlog,
+    "queue": queue,
     "idle": idle,
 }
 

@@ -47,6 +47,8 @@ TARGETS = (
     Target(
         "calls/s, 100 greenlets", "client-100", "throughput", "dploylib -> dploylib", "zerorpc -> zerorpc", at_least=15
     ),
+    Target("jobs/s, in memory", "queue", "throughput", "in memory", at_least=20_000),
+    Target("jobs/s, in SQLite", "queue", "throughput", "in SQLite", at_least=5_000),
     Target("10,000 waiting handlers: s until all are answered", "waiting", "seconds", SEND, at_most=1.5),
     Target("10,000 waiting handlers: KiB each", "waiting", "handler_kib", SEND, at_most=12),
     Target("import: ms", "import", "import_ms", "import dploylib", at_most=30),

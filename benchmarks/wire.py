@@ -179,6 +179,38 @@ class Counted(Zmtp):
         return count
 
 
+class Putter(Zmtp):
+    """Puts equal jobs into a queue, and counts how many were accepted."""
+
+    def __init__(self, job: Sequence[bytes], most: int) -> None:
+        super().__init__("dealer")
+        one = zmtp_message([b"", *job])
+        self._length = len(one)
+        self._jobs = memoryview(one * most)
+
+    def requests(self, count: int) -> memoryview:
+        return self._jobs[: count * self._length]
+
+    def is_reply(self, message: list[bytes]) -> bool:
+        if b"problem" in message[-2]:
+            raise WireError(f"a job was refused: {message[-1]!r}")
+        return True
+
+
+class JobTaker(Zmtp):
+    """Takes jobs from a queue, up to `credit` at once, and says of each that it is done. Counts those."""
+
+    def __init__(self, credit: int) -> None:
+        ready = [b"", b"", b"application/vnd.dploylib.ready+json", b'{"credit": %d}' % credit]
+        super().__init__("dealer", zmtp_message(ready))
+
+    def is_reply(self, message: list[bytes]) -> bool:
+        if len(message) != 5:  # asked for a sign of life
+            raise WireError(f"this is no job: {message!r}")
+        self.outgoing += zmtp_message([*message[:3], b"text/plain", b""])
+        return True
+
+
 class Pusher(Zmtp):
     """Sends equal messages to a PULL, which says nothing but its part of the handshake."""
 

@@ -84,7 +84,7 @@ def running(name, log=None):
         stderr=subprocess.PIPE,
     ) as process:
         endpoints = {}
-        while len(endpoints) < len(uris):
+        while len(endpoints) < len(set(uris.values())):
             line = process.stderr.readline()
             assert line, f"the service ended with status {process.wait()} before it was ready"
             socket, is_at, endpoint = json.loads(line)["message"].partition(" is at ")
@@ -150,6 +150,22 @@ def test_the_queue_gives_back_what_was_put_in():
         status, output, error = run(take_wrongly)
         assert (status != 0, output) == (True, "")
         assert "Expected `int`, got `str` - at `$.limit`" in error
+
+
+def test_jobs_are_done_by_workers(monkeypatch, tmp_path):
+    monkeypatch.setitem(ENVIRONMENT, "JOBS_FILE", str(tmp_path / "jobs.db"))
+    log = []
+    with running("jobs", log) as [client]:
+        status, output, error = run(client)
+    assert (status, error) == (0, "")
+    accepted = [f"accepted {name}.jpg" for name in ("lake", "moody", "wood")]
+    assert output.splitlines() == [*accepted, "all done; 0 failed for good"]
+    done = [entry["message"].partition(": ")[2] for entry in log if " pixels wide" in entry["message"]]
+    assert sorted(done) == [
+        "lake.jpg is 800 pixels wide (attempt 1)",
+        "moody.jpg is 800 pixels wide (attempt 2)",
+        "wood.jpg is 800 pixels wide (attempt 1)",
+    ]
 
 
 def test_slow_handlers_run_at_once():

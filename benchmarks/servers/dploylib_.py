@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import gevent
 
 from benchmarks.servers import common
 from dploylib import Envelope, Server, Service, bind, bind_in, every
+from dploylib.servers.generic import QueueServer
 
 
-def serve(server_class, servers=1, concurrency=None, timeout=None, rcvhwm=0):
+def serve(server_class, servers=1, concurrency=None, timeout=None, rcvhwm=0, settings=""):
     """Run a service of such servers, whose sockets are bound to any free port."""
     socket = f"uri: '{common.ANY_PORT}', options: {{sndhwm: 0, rcvhwm: {rcvhwm}}}"
     if concurrency is not None:
@@ -16,7 +19,7 @@ def serve(server_class, servers=1, concurrency=None, timeout=None, rcvhwm=0):
     if timeout is not None:
         socket += f", timeout: {timeout}"
     names = [f"bench{number}" for number in range(servers)]
-    lines = ["servers:"]
+    lines = [f"settings: {{bench0: {settings}}}", "servers:"] if settings else ["servers:"]
     with Service() as service:
         for name in names:
             service.add_server(name, server_class)
@@ -133,6 +136,14 @@ def backlog(arguments):
     serve(Sink)
 
 
+def queue(arguments):
+    """A queue of jobs, in memory or in a file."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = f"path: '{directory}/queue.db'"
+        settings = {"memory": "{}", "file": f"{{{path}}}", "no-fsync": f"{{{path}, fsync: false}}"}
+        serve(QueueServer, settings=settings[arguments.handler])
+
+
 def idle(arguments):
     """Wait at many sockets."""
 
@@ -151,6 +162,7 @@ ROLES = {
     "json": objects,
     "waiting": waiting,
     "backlog": backlog,
+    "queue": queue,
     "idle": idle,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
@@ -17,7 +17,7 @@ from ...errors import WorkerLost
 from ...transport import Envelope, Metadata, Problem, ReceivedData
 from ...transport.problems import problem_of
 from ..declare import bind_in
-from .jobserver import JobServer, not_begun
+from .jobserver import JobServer
 
 __all__ = ["BalancerServer", "BalancerSettings"]
 
@@ -61,42 +61,44 @@ class BalancerServer(JobServer):
         # A worker may still answer a request to the balancer that was here before this one.
         self._numbers = itertools.count(random.getrandbits(62))
         self._requests: dict[int, _Request] = {}
-        self._waiting: deque[int] = deque()
+        self._waiting: OrderedDict[int, None] = OrderedDict()
 
     @bind_in("request", "rep", concurrency=1000, overload="reject")
     def request(self, socket: Any, received: ReceivedData) -> Envelope | Problem:
         """Pass a request on, and its answer back."""
         number = next(self._numbers)
         request = self._requests[number] = _Request(received)
-        self._waiting.append(number)
+        self._waiting[number] = None
         try:
             self._hand_out()
             return cast("Envelope | Problem", request.outcome.get())
         finally:
+            self._waiting.pop(number, None)
             del self._requests[number]  # its worker may be at it, and hold it, for longer than its caller waits
 
     def _may_hand_out(self) -> bool:
         return True  # also when it stops: those who have asked wait
 
     def _next_job(self, worker: bytes) -> tuple[int, Metadata, Sequence[Any]] | None:
-        while self._waiting:
-            number = self._waiting.popleft()
-            request = self._requests.get(number)
-            if request is not None:  # else its caller waits no longer
-                request.worker = worker
-                request.attempts += 1
-                return number, _metadata(number, request), request.received.envelope._frames[-3:]
-        return None
+        if not self._waiting:
+            return None
+        number, _ = self._waiting.popitem(last=False)
+        request = self._requests[number]
+        request.worker = worker
+        request.attempts += 1
+        return number, _metadata(number, request), request.received.envelope._frames[-3:]
 
     def _answered(self, worker: bytes, number: int, received: ReceivedData, problem: Problem | None) -> None:
         request = self._requests.get(number)
-        if request is None or request.worker != worker:
-            return
-        if problem is not None and not_begun(problem):
-            request.worker = None
-            self._waiting.appendleft(number)
-        else:
+        if request is not None and request.worker == worker:
             request.outcome.set(Envelope(received.id, received.mimetype, received.data))
+
+    def _returned(self, worker: bytes, number: int) -> None:
+        request = self._requests.get(number)
+        if request is not None and request.worker == worker:
+            request.worker = None
+            self._waiting[number] = None
+            self._waiting.move_to_end(number, last=False)
 
     def _lost(self, worker: bytes, number: int, reason: str) -> None:
         request = self._requests.get(number)

@@ -51,7 +51,7 @@ class Job:
 class JobQueue:
     """Jobs in the order in which they are to be delivered: by priority, and then as they were put.
 
-    It holds `max_jobs` at most, whose bodies have `max_bytes` together. A job that has failed `max_tries` times is
+    It holds `max_jobs` at most, which have `max_bytes` together. A job that has failed `max_tries` times is
     dead. `jobs` are there from the beginning, and so are the ids of `finished` ones with their numbers; the last
     `remembered` ids of finished jobs stay known.
     """
@@ -99,8 +99,7 @@ class JobQueue:
 
     def put(self, frames: Sequence[bytes], priority: int = 0) -> Job:
         """Add a job. Raises `QueueFull`."""
-        size = self.bytes + len(frames[2])
-        if len(self._jobs) >= self.max_jobs or size > self.max_bytes:
+        if len(self._jobs) >= self.max_jobs or self.bytes + _size(frames) > self.max_bytes:
             dead = self.counts["dead"]
             of_them = f", {dead} of which failed for good (the admin socket can discard them)" if dead else ""
             raise QueueFull(f"the queue is full: {len(self._jobs)} jobs with {self.bytes} bytes{of_them}")
@@ -125,7 +124,7 @@ class JobQueue:
         if job is None:
             return None
         self.counts[job.state] -= 1
-        self.bytes -= len(job.frames[2])
+        self.bytes -= _size(job.frames)
         job.holder = None
         if job.id:
             del self._numbers_by_id[job.id]
@@ -185,7 +184,7 @@ class JobQueue:
     def _add(self, job: Job) -> None:
         self._jobs[job.number] = job
         self.counts[job.state] += 1
-        self.bytes += len(job.frames[2])
+        self.bytes += _size(job.frames)
         if job.id:
             self._numbers_by_id[job.id] = job.number
         if job.state == "waiting":
@@ -200,3 +199,7 @@ class JobQueue:
         self.counts[job.state] -= 1
         self.counts[state] += 1
         job.state = state
+
+
+def _size(frames: Sequence[bytes]) -> int:
+    return sum(map(len, frames))

@@ -30,7 +30,7 @@ from ..declare import bind_in
 from ..server import Server
 from .workforce import Workforce
 
-__all__ = ["HEARTBEAT_MIMETYPE", "READY_MIMETYPE", "JobServer", "Ready", "not_begun"]
+__all__ = ["HEARTBEAT_MIMETYPE", "READY_MIMETYPE", "JobServer", "Ready"]
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,6 @@ class Ready(msgspec.Struct, frozen=True):
     credit: Annotated[int, msgspec.Meta(ge=0)]
 
 
-def not_begun(problem: Problem) -> bool:
-    """Whether a worker says by this problem that it has not begun with a job."""
-    return problem.type in _NOT_BEGUN
-
-
 class JobServer(Server):
     """Hands out jobs to workers. The base of `QueueServer` and `BalancerServer`, which say what a job is."""
 
@@ -74,10 +69,11 @@ class JobServer(Server):
         if received.metadata is not None:
             number: Any = received.metadata.request_id
             problem = Problem.from_envelope(received.envelope) if is_problem(received.envelope) else None
-            if problem is not None and not_begun(problem):
-                self.workers.set_credit(worker, 0)  # until it says more
-            self._answered(worker, number, received, problem)
-            self.workers.release(worker, number)
+            if problem is not None and problem.type in _NOT_BEGUN:
+                self._return(worker, number)
+            else:
+                self._answered(worker, number, received, problem)
+                self.workers.release(worker, number)
         elif received.mimetype == READY_MIMETYPE:
             self.workers.ready(worker, received.obj.credit)
         self._hand_out()
@@ -90,6 +86,10 @@ class JobServer(Server):
 
     def _answered(self, worker: bytes, number: int, received: ReceivedData, problem: Problem | None) -> None:
         """A worker has answered for a job. It may be one that it was given long ago."""
+        raise NotImplementedError
+
+    def _returned(self, worker: bytes, number: int) -> None:
+        """A worker was given this job, and has not begun with it, nor will it."""
         raise NotImplementedError
 
     def _lost(self, worker: bytes, number: int, reason: str) -> None:
@@ -130,8 +130,14 @@ class JobServer(Server):
             self.sockets.work.send_frames(message, timeout=0)
         except Unroutable:
             self._lose(worker, "the connection to it was lost")
-        except SendTimeout:
-            self._lose(worker, "it does not read what it is sent")
+        except SendTimeout:  # it has more credit than there is room for what it has not read yet
+            self._return(worker, number)
+            self._hand_out()
+
+    def _return(self, worker: bytes, number: int) -> None:
+        self.workers.pause(worker)
+        self.workers.release(worker, number)
+        self._returned(worker, number)
 
     def _lose(self, worker: bytes, reason: str) -> None:
         """Take its jobs from a worker, and give them to others. When it says that it is ready, it is a new one."""

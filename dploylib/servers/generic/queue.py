@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-import gevent
 import msgspec
+from gevent.event import Event
 from msgspec import Meta
 
 from ...errors import InvalidData, Overloaded
@@ -16,7 +18,7 @@ from ...transport import JSON_MIMETYPE, Envelope, Metadata, Problem, ReceivedDat
 from ...transport.problems import problem_of
 from ..declare import bind_in
 from .jobs import STATES, Job, JobQueue, QueueFull
-from .jobserver import JobServer, not_begun
+from .jobserver import JobServer
 from .store import Journal, NoJournal, SQLiteStore
 
 __all__ = ["AdminRequest", "QueueServer", "QueueSettings"]
@@ -37,7 +39,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_jobs: Annotated[int, Meta(ge=1)] = 100_000
     """How many jobs there may be; who puts more gets the problem `overloaded` (503)."""
     max_bytes: Annotated[int, Meta(ge=1)] = 256 * 1024 * 1024
-    """How many bytes the bodies of all jobs may have together. They are in memory, with a path too."""
+    """How many bytes all jobs may have together. They are in memory, with a path too."""
     max_tries: Annotated[int, Meta(ge=1)] = 5
     """How often a job is tried before it is dead."""
     retry_delay: Annotated[float, Meta(ge=0)] = 1.0
@@ -91,6 +93,9 @@ class QueueServer(JobServer):
             self.spawn(journal.run)
         self.jobs = JobQueue(own.max_jobs, own.max_bytes, own.max_tries, own.remembered_ids, jobs, finished)
         self._full = False
+        self._delayed: list[tuple[float, int]] = []  # a heap of the moments and the numbers of jobs to be tried again
+        self._another_delayed = Event()
+        self.spawn(self._retry_in_time)
         if jobs:
             log.info("%s: %d jobs in %s", self.name, len(jobs), own.path)
 
@@ -164,11 +169,12 @@ class QueueServer(JobServer):
             job = self.jobs.done(number)
             if job is not None:
                 self._journal.finished(job)
-        elif not_begun(problem):
-            self.jobs.give_back(number, worker)
         else:
             useless = 400 <= problem.status < 500  # it would be refused again
             self._try_again(self.jobs.fail(number, worker, f"{problem.title}: {problem.detail}", useless))
+
+    def _returned(self, worker: bytes, number: int) -> None:
+        self.jobs.give_back(number, worker)
 
     def _lost(self, worker: bytes, number: int, reason: str) -> None:
         self._try_again(self.jobs.fail(number, worker, f"its worker was lost: {reason}"), at_once=True)
@@ -185,12 +191,20 @@ class QueueServer(JobServer):
         elif at_once:
             self.jobs.retry(job.number)
         else:
-            self.spawn(self._retry_later, job.number, min(self.own.retry_delay * 2 ** (job.failures - 1), _MOST_DELAY))
+            delay = min(self.own.retry_delay * 2.0 ** (job.failures - 1), _MOST_DELAY)
+            heapq.heappush(self._delayed, (time.monotonic() + delay, job.number))
+            self._another_delayed.set()
 
-    def _retry_later(self, number: int, seconds: float) -> None:
-        gevent.sleep(seconds)
-        self.jobs.retry(number)
-        self._hand_out()
+    def _retry_in_time(self) -> None:
+        """Let delayed jobs wait for a worker again, each when its time has come."""
+        while True:
+            self._another_delayed.clear()
+            seconds = self._delayed[0][0] - time.monotonic() if self._delayed else None
+            if seconds is None or seconds > 0:
+                self._another_delayed.wait(seconds)
+                continue
+            self.jobs.retry(heapq.heappop(self._delayed)[1])
+            self._hand_out()
 
 
 def _described(job: Job) -> dict[str, Any]:

@@ -66,10 +66,11 @@ class Workforce:
         """Whether a worker has a job."""
         return id in self._workers and number in self._workers[id].held
 
-    def set_credit(self, id: bytes, credit: int) -> None:
-        """A worker that is known holds so many jobs at most from now on."""
+    def pause(self, id: bytes) -> None:
+        """A worker gets nothing more until it says again that it is ready."""
+        self._free.pop(id, None)
         if id in self._workers:
-            self._workers[id].credit = credit
+            self._workers[id].credit = 0
 
     def release(self, id: bytes, number: int) -> None:
         """A worker has a job no longer. One that is not known, or did not have it, is left as it is."""
