@@ -61,7 +61,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="dploy-") as home:
         environment = {**os.environ, "DPLOY_HOME": home}
         processes = [start(service, environment) for service in SERVICES]
-        watchdog = threading.Timer(PATIENCE, lambda: [process.kill() for process in processes])
+        watchdog = threading.Timer(PATIENCE, lambda: [process.terminate() for process in processes])
         watchdog.start()
         try:
             show(environment)
