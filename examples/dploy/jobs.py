@@ -10,9 +10,10 @@ import msgspec
 from gevent.lock import BoundedSemaphore
 
 from dploylib import servers
-from dploylib.errors import TransportError
+from dploylib.errors import InvalidData, InvalidMessage, PeerError, TransportError
 from dploylib.messages import BroadcastMessage, BroadcastOutputData, BroadcastStatusData
 from dploylib.servers.generic import Worker
+from dploylib.transport import Problem
 
 from .files import Unusable
 
@@ -64,6 +65,8 @@ class JobServer(Worker):
         return self.locks.setdefault(name, BoundedSemaphore())
 
     def work(self, received):
+        if not received.id:
+            raise InvalidData("a job needs an id, which its broadcasts have")
         with self.lock(received.id):  # a queue that was killed hands out again what we are working on
             known = self.outcome_of(received.id) or self._done(received)
         if known is not None:
@@ -75,6 +78,11 @@ class JobServer(Worker):
         known = self.outcome_of(received.text)
         return b"null" if known is None else known
 
+    def on_error(self, socket, received, error):
+        if isinstance(error, (Unusable, InvalidMessage)):
+            return Problem("urn:example:unusable", "This cannot be used", 422, str(error))
+        return None
+
     def outcome_of(self, id):
         row = self.database.execute("SELECT type, data FROM outcomes WHERE id = ?", [id]).fetchone()
         return row and BroadcastMessage("status", BroadcastStatusData(row["type"], row["data"]))
@@ -82,13 +90,13 @@ class JobServer(Worker):
     def _done(self, received):
         try:
             completed = self.do(received.id, received.obj)
-        except Unusable as error:
+        except (Unusable, PeerError) as error:
             outcome = BroadcastStatusData("error", str(error))
         except Exception as error:
-            log.exception("%s failed", received.id)
             if received.metadata.attempt < TRIES:
                 self.info(received.id, f"{self.name} has failed ({error}), and tries again")
                 raise  # the queue lets it wait a little
+            log.exception("%s: job %s has failed %d times", self.name, received.id, TRIES)
             outcome = BroadcastStatusData("error", f"{self.name} has failed {TRIES} times: {error}")
         else:
             if completed is None:

@@ -35,7 +35,7 @@ def kill_strays(owner, known=()):
     These are the `known` ones, if they are what they were when they were born: their ids may be those of others by now.
     And all that are marked as its own, since it may have been killed before it took note of one.
     """
-    killed = set()
+    known, killed = list(known), set()
     while strays := find_marked(owner) | {pid for pid, birth in known if born(pid) == birth}:
         for pid in strays:
             with contextlib.suppress(ProcessLookupError):
@@ -73,6 +73,7 @@ def lines_of(process):
     """What a process says, line by line, until nobody can say anything more."""
     for line in iter(lambda: process.stdout.readline(LONGEST_LINE), b""):
         yield line.decode(errors="replace").rstrip("\r\n").replace("\0", "")
+        gevent.sleep(0)  # who says something without end must not be all that is heard
 
 
 class AppProcess:

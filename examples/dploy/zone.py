@@ -103,10 +103,12 @@ class Door(StreamServer):
 class Deployment:
     """A release of an app that runs: its processes, in a directory of their own."""
 
-    def __init__(self, zone, directory):
+    def __init__(self, zone, app, directory):
         self.zone = zone
         self.directory = directory
         self.release = AppRelease.from_bytes((directory / "release.json").read_bytes())
+        if self.release.app != app:
+            raise Unusable(f"the cargo is one of {self.release.app!r}, not of {app}")
         # Nobody else is given this port while we have it. The app may listen there: servers set SO_REUSEADDR, too.
         self.reserved = socket.socket()
         self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,9 +183,10 @@ class Zone(JobServer):
         if strays:
             log.warning("killed %d processes that a zone before this one has left", len(strays))
         for row in self.database.execute("SELECT * FROM apps").fetchall():
-            self.tidy(row["app"], Path(row["directory"]))
+            directory = Path(row["directory"])
+            self.tidy(row["app"], directory)
             if row["runs"]:
-                self.run(Deployment(self, Path(row["directory"])), row["port"])
+                self.run(Deployment(self, row["app"], directory), row["port"])
 
     def teardown(self):
         self.stop_apps(list(self.deployments))
@@ -217,7 +220,7 @@ class Zone(JobServer):
     def replace(self, id, app, directory):
         """Start what is in a directory, and let it take over when it is up. Else all stays as it is."""
         before = self.deployments.get(app)
-        new = Deployment(self, directory)
+        new = Deployment(self, app, directory)
         try:
             self.info(id, f"v{new.release.version} starts")
             new.wait_until_up()
@@ -263,10 +266,10 @@ class Zone(JobServer):
         return f"{', '.join(apps)}: stopped"
 
     def stop_apps(self, apps):
-        running = [app for app in apps if app in self.deployments]
-        for app in running:
-            self.doors.pop(app).stop()
-        gevent.joinall([gevent.spawn(self.deployments.pop(app).stop) for app in running])
+        running = [self.deployments.pop(app) for app in apps if app in self.deployments]
+        for deployment in running:
+            self.doors.pop(deployment.release.app).stop()
+        gevent.joinall([gevent.spawn(deployment.stop) for deployment in running])
 
     def url_of(self, app):
         return f"http://127.0.0.1:{self.doors[app].server_port}/" if "web" in self.deployments[app].processes else None
@@ -298,7 +301,8 @@ class Zone(JobServer):
         lines = deque(maxlen=received.obj.lines)
         for one in (path.with_suffix(".log.1"), path):
             if one.exists():
-                lines.extend(one.read_text().splitlines())
+                with one.open() as file:
+                    lines.extend(line.rstrip("\n") for line in file)
         return list(lines)
 
     @servers.bind_in("apps", "rep")

@@ -79,6 +79,13 @@ def test_nobody_who_asks_notices_that_a_release_takes_over(dploy, spawn):
     assert sorted(set(greetings), key=greetings.index) == ["Hello", "one", "two"]
 
 
+def test_an_app_that_logs_without_end_starves_nobody(dploy, app):
+    assert dploy("push", app("web: python web.py", "clock: yes"), "--app", "loud")[0] == 0
+    assert "from dploy" in get(url_in(dploy("ps")[1]))
+    assert re.search(r"^\S+ clock: y$", dploy("logs", "loud")[1], re.M)
+    assert dploy("stop", "loud")[0] == 0
+
+
 def test_a_process_that_dies_is_started_again(dploy, wait_until):
     dploy("push", SAMPLE, "--app", "mortal")
     [pid] = re.findall(r"clock +pid (\d+)", dploy("ps")[1])
