@@ -118,7 +118,7 @@ def watch(listener, id):
 def outcome_of(id):
     """How a job has ended, from whoever knows; None if nobody does."""
     for server in ("zone", "build"):
-        with contextlib.suppress(TransportError):
+        with contextlib.suppress(TransportError, RemoteError):
             known = ask(server, "outcome", id, timeout=1)
             if known != b"null":
                 return BroadcastMessage.from_bytes(known)

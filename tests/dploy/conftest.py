@@ -1,5 +1,6 @@
 """Fixtures for the tests of examples/dploy: all of it in one service, or as the processes that a user runs."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -66,34 +67,37 @@ def _get(url: str) -> str:
 # In one service -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def service(home: Path) -> Iterator[Service]:
+@contextlib.contextmanager
+def all_in_one() -> Iterator[Service]:
     """All four services in one, as they are configured."""
     configuration: dict[str, Any] = {}
     for name in SERVICES:
         for section, values in yaml.safe_load((DPLOY / f"{name}.yaml").read_text()).items():
             configuration.setdefault(section, {}).update(values)
-    templates = [
-        queues.QueuesTemplate,
-        broadcast.BroadcastTemplate,
-        build.BuildTemplate,
-        zone.ZoneTemplate,
-    ]
+    templates = [queues.QueuesTemplate, broadcast.BroadcastTemplate, build.BuildTemplate, zone.ZoneTemplate]
     with Service(templates=templates) as service:
         yield service.start(config_dict=configuration)
 
 
+def command(*arguments: Any) -> tuple[int, str]:
+    """What a command of the client returns, and what it says."""
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+@pytest.fixture(scope="module")
+def service(home: Path) -> Iterator[Service]:
+    """All four services in one, which run."""
+    with all_in_one() as service:
+        yield service
+
+
 @pytest.fixture
 def dploy(service: Service) -> Callable[..., tuple[int, str]]:
-    """`dploy("push", directory)`: what a command of the client returns, and what it says."""
-
-    def run(*arguments: Any) -> tuple[int, str]:
-        done = CliRunner().invoke(main, list(map(str, arguments)))
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.output
-
-    return run
+    """`dploy("push", directory)`: a command of the client, while the services run."""
+    return command
 
 
 # As processes -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 from examples.dploy.files import Unusable, checked_name, pack, pack_app, read_processes, unpack
 from examples.dploy.processes import AppProcess, born, find_marked, kill_strays
-from tests.dploy.conftest import SAMPLE
+from tests.dploy.conftest import SAMPLE, all_in_one, command
 
 # Archives ------------------------------------------------------------------------------------------------------------
 
@@ -103,6 +103,20 @@ def test_what_cannot_be_the_name_of_a_file_is_no_name(name):
 def test_a_process_table_that_is_none_is_refused_with_its_place(app, procfile, error):
     with pytest.raises(Unusable, match=f"^{error}"):
         read_processes(app(procfile))
+
+
+# All of it -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_stopped_leaves_nothing_and_runs_again_when_it_is_started(leak_check, home):
+    with all_in_one():
+        status, said = command("push", SAMPLE)
+        assert status == 0, said
+    assert not find_marked(str(home / "zone"))
+    with all_in_one() as service:
+        [app] = service.servers["zone"].tell_apps(None, None)
+        assert app["url"] in said
+        assert [process["name"] for process in app["processes"]] == ["web", "clock"]
 
 
 # Processes -----------------------------------------------------------------------------------------------------------
