@@ -4,9 +4,12 @@ import os
 import re
 import signal
 
+import gevent
 import pytest
 
-from dploylib.messages import BuildRequest, EnvVars, new_broadcast_id
+from dploylib.messages import BuildRequest, EnvVars, ZoneDeployOrder, new_broadcast_id
+from dploylib.transport import Envelope, ReceivedData
+from dploylib.transport.codecs import ObjectDecoder
 from tests.dploy.conftest import SAMPLE, get
 
 COMMIT = "0" * 40
@@ -23,7 +26,7 @@ def url_in(said):
     return re.search(r"http://127\.0\.0\.1:\d+/", said)[0]
 
 
-def test_an_app_is_pushed_served_changed_and_stopped(dploy):
+def test_an_app_is_pushed_served_changed_and_stopped(dploy, home):
     status, said = dploy("push", SAMPLE, "-m", "the first one")
     assert status == 0, said
     url = url_in(said)
@@ -47,6 +50,7 @@ def test_an_app_is_pushed_served_changed_and_stopped(dploy):
     assert re.search(r"^\S+ web: listening at \d+$", said, re.M)
     assert re.search(r"^\S+ clock: it is ", said, re.M)
 
+    assert len(list((home / "zone" / "apps" / "sample").iterdir())) == 1
     assert dploy("stop", "sample")[0] == 0
     assert dploy("ps")[1].startswith("sample  stopped\n")
     with pytest.raises(OSError, match="refused"):
@@ -63,6 +67,22 @@ def test_a_release_that_does_not_come_up_changes_nothing(dploy, app):
     assert re.match(r"v\d+ +failed .*\nv\d+ +runs ", dploy("releases", "careful")[1])
 
 
+def test_requirements_that_cannot_be_installed_make_no_release(dploy, app):
+    directory = app("web: python web.py")
+    (directory / "requirements.txt").write_text("--no-index\n./nothing\n")
+    status, said = dploy("push", directory, "--app", "poor")
+    assert status == 1
+    assert re.search(r"│ ERROR: .*nothing", said)
+    assert said.endswith("-m pip --python failed with status 1: see above\n")
+    assert "there is no release of poor" in dploy("releases", "poor")[1]
+
+
+def test_how_a_job_ended_is_known_when_its_last_broadcast_is_lost(dploy, service):
+    service.servers["zone"].database.execute("INSERT INTO outcomes VALUES ('lost', 'error', 'it is lost')")
+    status, said = dploy("follow", "lost")
+    assert (status, said[-11:]) == (1, "it is lost\n")
+
+
 def test_nobody_who_asks_notices_that_a_release_takes_over(dploy, spawn):
     url = url_in(dploy("push", SAMPLE, "--app", "busy")[1])
     pages = []
@@ -77,6 +97,53 @@ def test_nobody_who_asks_notices_that_a_release_takes_over(dploy, spawn):
     asking.get(timeout=20)
     greetings = [re.search("<h1>(.*) from", page)[1] for page in pages]
     assert sorted(set(greetings), key=greetings.index) == ["Hello", "one", "two"]
+
+
+SLOW = """
+import os, time, web
+
+class Slow(web.Handler):
+    def do_GET(self):
+        if self.path == "/slow":
+            print("asked", flush=True)
+            while not os.path.exists({gate!r}):
+                time.sleep(0.02)
+            self.path = "/"
+        super().do_GET()
+
+web.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Slow).serve_forever()
+"""
+
+
+def test_a_release_that_is_replaced_finishes_its_requests(dploy, app, service, spawn, wait_until, tmp_path):
+    directory = app("web: python slow.py")
+    (directory / "slow.py").write_text(SLOW.format(gate=str(tmp_path / "gate")))
+    url = url_in(dploy("push", directory, "--app", "patient")[1])
+    page = spawn(get, f"{url}slow")
+    wait_until(lambda: "web: asked" in dploy("logs", "patient")[1])
+    deployments = service.servers["zone"].deployments
+
+    def open_gate():
+        wait_until(lambda: deployments["patient"].release.version == 2)
+        (tmp_path / "gate").touch()
+
+    opening = spawn(open_gate)
+    assert dploy("env", "set", "patient", "GREETING=Moin")[0] == 0
+    opening.get()
+    assert "Hello from dploy" in page.get()
+    assert "Moin from dploy" in get(url)
+
+
+def test_a_job_that_comes_again_while_it_is_done_is_done_once(dploy, service, spawn):
+    dploy("push", SAMPLE, "--app", "once")
+    cargo = service.servers["build"].home / "cargos" / "once-v1.tar.gz"
+    envelope = Envelope("again", "application/json", ZoneDeployOrder("once", cargo.as_uri()).to_bytes())
+    zone = service.servers["zone"]
+    before = zone.deployments["once"]
+    working = [spawn(zone.work, ReceivedData(envelope, ObjectDecoder(zone.deserializer))) for _ in range(2)]
+    gevent.joinall(working, raise_error=True)
+    assert zone.deployments["once"] is not before
+    assert dploy("logs", "once")[1].count("listening at") == 2
 
 
 def test_an_app_that_logs_without_end_starves_nobody(dploy, app):

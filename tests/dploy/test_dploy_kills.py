@@ -1,6 +1,7 @@
 """SIGKILL for each service of examples/dploy, in the middle of a push, and what becomes of the push."""
 
 import re
+import signal
 import textwrap
 import time
 
@@ -39,6 +40,7 @@ class Gate:
 
     def __init__(self, directory, name):
         self.begun, self.go_on = directory / f"{name}-begun", directory / f"{name}-go-on"
+        self.wait = f"printf x >> {self.begun}; while [ ! -e {self.go_on} ]; do sleep 0.05; done"  # for a shell
 
     def wait_for(self, times=1):
         """Wait until it was begun so often."""
@@ -64,8 +66,7 @@ def starting(tmp_path):
 @pytest.fixture
 def slow_app(app, building, starting):
     """An app that waits at a gate while it is built, and at another one while it starts."""
-    waiting = f"echo -n x >> {starting.begun}; while [ ! -e {starting.go_on} ]; do sleep 0.05; done"
-    directory = app(f"web: {waiting}; exec greet", "clock: python clock.py")
+    directory = app(f"web: {starting.wait}; exec greet", "clock: python clock.py")
     (directory / "requirements.txt").write_text("./greeting\n")
     package = directory / "greeting"
     package.mkdir()
@@ -101,6 +102,20 @@ def test_a_push_survives_crashes_of_all_four_services(processes, slow_app, build
     assert re.fullmatch(r"v1 +runs .*\n", processes.dploy("releases", "tough")[1])
     assert len(building.begun.read_text()) == len(starting.begun.read_text()) == 2
     assert processes.dploy("stop", "tough")[0] == 0
+
+
+def test_a_push_goes_on_without_its_client_and_is_followed_again(processes, app, starting):
+    push = processes.begin("push", app(f"web: {starting.wait}; exec python web.py"), "--app", "left")
+    starting.wait_for()
+    push.send_signal(signal.SIGINT)
+    said, _ = push.communicate(timeout=PATIENCE)
+    assert push.returncode == 130
+    follow = processes.begin(*re.search(r"^it goes on; to follow it again: dploy (follow) (\S+)$", said, re.M).groups())
+    assert follow.stdout.readline().endswith(" v1 starts\n")
+    starting.open()
+    said, _ = follow.communicate(timeout=PATIENCE)
+    assert (follow.returncode, "v1 of left runs at" in said) == (0, True)
+    processes.dploy("stop", "left")
 
 
 def test_an_app_runs_again_where_it_was_when_its_zone_has_crashed(processes):
