@@ -56,9 +56,10 @@ class Sockets:
         return list(self._by_name.items())
 
     def close(self, linger: float) -> None:
-        """Close them all; what is queued is still sent for `linger` seconds."""
+        """Close them all; what is queued is still sent for `linger` seconds, or for less if the option says so."""
         for socket in self._by_name.values():
-            socket.close(linger)
+            option = -1 if socket.closed else socket.get_option("linger")  # milliseconds; -1 is for ever
+            socket.close(linger if option < 0 else min(linger, option / 1000))
 
     def _unknown(self, name: str) -> str:
         there = ", ".join(self._by_name) or "none: it has not started, or declares none"
