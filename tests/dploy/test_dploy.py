@@ -38,7 +38,10 @@ def test_an_app_is_pushed_served_changed_and_stopped(dploy, home):
     assert dploy("env", "get", "sample") == (0, "GREETING=Moin & more  # of app\n")
 
     status, said = dploy("releases", "sample")
-    assert re.findall(r"^v(\d) +(\w+) .*  (.*)$", said, re.M) == [("2", "runs", "env: GREETING"), ("1", "ran", "the first one")]
+    assert re.findall(r"^v(\d) +(\w+) .*  (.*)$", said, re.M) == [
+        ("2", "runs", "env: GREETING"),
+        ("1", "ran", "the first one"),
+    ]
 
     status, said = dploy("rollback", "sample")
     assert (status, url_in(said)) == (0, url)

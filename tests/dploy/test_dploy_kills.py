@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 # What builds a package that an app requires: it says that it has begun, and waits until it may go on.
-BACKEND = '''
+BACKEND = """
 import pathlib, time, zipfile
 
 def build_wheel(directory, config_settings=None, metadata_directory=None):
@@ -32,7 +32,7 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
         wheel.writestr(f"{{info}}/entry_points.txt", "[console_scripts]\\ngreet = greeting:main\\n")
         wheel.writestr(f"{{info}}/RECORD", "")
     return "greeting-1.0-py3-none-any.whl"
-'''
+"""
 
 
 class Gate:

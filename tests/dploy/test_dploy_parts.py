@@ -76,8 +76,8 @@ def test_equal_files_are_the_same_commit_and_others_are_not(tmp_path, app):
 def test_a_clean_git_checkout_is_its_commit_until_it_is_changed(tmp_path, app):
     directory = app("web: one")
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-C", directory]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all of it"]):
-        subprocess.run([*git, *command], check=True)
+    for step in (["init", "-q"], ["add", "."], ["commit", "-qm", "all of it"]):
+        subprocess.run([*git, *step], check=True)
     head = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
     assert pack_app(directory, tmp_path / "archives")[1] == head
     app("web: two")
