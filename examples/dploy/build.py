@@ -1,6 +1,6 @@
 """The build center: makes releases of archives.
 
-dploylib run examples.dploy.build -c examples/dploy/build.yaml
+    dploylib run examples.dploy.build -c examples/dploy/build.yaml
 
 A build that was killed begins anew when its job comes again, and makes the same release.
 """

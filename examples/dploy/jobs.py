@@ -24,7 +24,7 @@ TRIES = 5  # of a job that fails because of us, as a full disk makes it
 
 def open_database(path, schema):
     """Open a file of SQLite. Each statement is on the disk when it returns, and says all or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(0o700, parents=True, exist_ok=True)
     database = sqlite3.connect(path, isolation_level=None)
     database.row_factory = sqlite3.Row
     database.executescript(schema)

@@ -90,6 +90,7 @@ class AppProcess:
         self._on_start, self._on_end, self._on_line = on_start, on_end, on_line
         self._since = 0.0
         self._process = None
+        self._patience = 0.0
         self._stopping = Event()
         self._keeping = gevent.spawn(self._keep)
 
@@ -100,6 +101,7 @@ class AppProcess:
 
     def stop(self, patience):
         """End it: SIGTERM, and after so many seconds SIGKILL, for the group in whole."""
+        self._patience = patience
         self._stopping.set()
         if self._process:
             kill_group(self._process, signal.SIGTERM)
@@ -129,6 +131,8 @@ class AppProcess:
         if self._stopping.is_set():  # since it was being started
             kill_group(process)
         status = process.wait()
+        if self._stopping.is_set():
+            reading.join(self._patience)  # what a shell has started may take its time, too, while it can say something
         kill_group(process)  # what it has left behind
         reading.join(timeout=1)  # unless that has left the group, and has our pipe
         reading.kill()

@@ -1,6 +1,6 @@
 """The zone: runs releases of apps.
 
-dploylib run examples.dploy.zone -c examples/dploy/zone.yaml
+    dploylib run examples.dploy.zone -c examples/dploy/zone.yaml
 
 A new release takes over when it is up, and nobody who asks meanwhile notices. If it does not come up, the one before
 goes on.
@@ -27,6 +27,7 @@ from gevent.server import StreamServer
 from gevent.socket import create_connection
 
 from dploylib import servers
+from dploylib.errors import PeerError
 from dploylib.messages import AppRelease, ZoneDeployOrder, ZoneStopDeploy
 from dploylib.services import Service, ServiceTemplate
 
@@ -122,11 +123,12 @@ class Deployment:
         path = [str(self.directory / "venv" / "bin"), os.path.dirname(sys.executable), os.environ["PATH"]]
         env = {"PATH": os.pathsep.join(path), **env, **({"PORT": str(self.port)} if name == "web" else {})}
 
+        zone = self.zone
+
         def said(text):
             self.said.append(f"{name}: {text}")
-            self.zone.log_line(self.release.app, name, text)
+            zone.log_line(self.release.app, name, text)
 
-        zone = self.zone
         return AppProcess(
             command, self.directory / "app", env, str(zone.home), zone.note_process, zone.forget_process, said
         )
@@ -183,10 +185,15 @@ class Zone(JobServer):
         if strays:
             log.warning("killed %d processes that a zone before this one has left", len(strays))
         for row in self.database.execute("SELECT * FROM apps").fetchall():
-            directory = Path(row["directory"])
-            self.tidy(row["app"], directory)
-            if row["runs"]:
-                self.run(Deployment(self, row["app"], directory), row["port"])
+            try:
+                self.resume(row["app"], Path(row["directory"]), row["port"], row["runs"])
+            except (OSError, PeerError):  # somebody has changed the files: the others run all the same
+                log.exception("%s does not run again: deploy it", row["app"])
+
+    def resume(self, app, directory, port, runs):
+        self.tidy(app, directory)
+        if runs:
+            self.run(Deployment(self, app, directory), port)
 
     def teardown(self):
         self.stop_apps(list(self.deployments))
@@ -244,9 +251,11 @@ class Zone(JobServer):
         self.tidy(app, directory)
 
     def tidy(self, app, directory):
-        """Remove all directories of an app but this one."""
+        """Remove what there is of an app but this directory."""
         for path in (self.home / "apps" / app).iterdir():
-            if path != directory:
+            if path.is_file():
+                path.unlink()
+            elif path != directory:
                 shutil.rmtree(path, ignore_errors=True)
 
     def run(self, deployment, port):

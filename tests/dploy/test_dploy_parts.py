@@ -173,6 +173,13 @@ def test_a_process_that_ends_is_started_again_until_it_is_stopped(run, wait_unti
     assert len(set(process.pids)) == process.starts
 
 
+def test_what_a_shell_has_started_may_take_its_time_to_stop(run, wait_until):
+    process = run('(trap "sleep 0.1; echo bye; exit" TERM; echo begun; while :; do sleep 0.02; done); true')
+    wait_until(lambda: process.lines == ["begun"])
+    process.stop(10)
+    assert process.lines[-2:] == ["bye", "[was ended by SIGTERM]"]
+
+
 def test_all_that_a_process_has_started_ends_with_it(run, wait_until, tmp_path):
     stubborn = f"{sys.executable} -c 'import os, signal; signal.signal(15, 1); os.write(1, b\"1\\n\"); signal.pause()'"
     process = run(f"{stubborn} & {stubborn}; wait")
