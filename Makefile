@@ -12,7 +12,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
 	@echo "PYTHON=python3.12 make ... chooses the interpreter, make unit ARGS='-k name' passes arguments to pytest."
 
-demo: venv ## run a small service and talk to it
+demo: venv ## deploy a small web application, look at it, and stop it
 	@$(RUN) examples/demo.py
 
 test: lint types docs units ## everything that CI runs

@@ -1,101 +1,78 @@
-"""Start the echo service in a process of its own, talk to it, show what goes over the wire, stop it: `make demo`."""
+"""Deploy a small web application with examples/dploy, look at it, and stop it again: `make demo`.
 
-import json
+    python examples/demo.py
+
+It needs no network, and leaves nothing behind.
+"""
+
+import os
+import re
 import shlex
-import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import urllib.request
 from pathlib import Path
 
-import zmq
-
-from dploylib.transport import Context, Problem, Socket
-
 ROOT = Path(__file__).parent.parent
-ECHO = ROOT / "examples" / "echo"
-PATIENCE = 30  # seconds for everything
-COMMAND = [
-    *(sys.executable, "-m", "dploylib", "run", str(ECHO / "service.py"), "-c", str(ECHO / "config.yaml")),
-    *("--set", "servers.echo.request.uri=tcp://127.0.0.1:*"),  # any port that is free
-    *("--log-format", "json"),
-]
-PARTS = ("id", "mimetype", "body")
+SERVICES = ("queues", "broadcast", "build", "zone")
+PATIENCE = 50  # seconds for everything
 
 
-class ShowingSocket(Socket):
-    """A socket that prints the frames of every message that it sends and receives."""
-
-    def send_frames(self, frames, timeout=None):
-        super().send_frames(frames, timeout)
-        show("client -> service", frames)
-
-    def receive_frames(self, timeout=None, copy=True):
-        frames = super().receive_frames(timeout, copy)
-        show("service -> client", frames)
-        return frames
+def start(service, environment):
+    command = ["-m", "dploylib", "run", f"examples.dploy.{service}", "-c", f"examples/dploy/{service}.yaml"]
+    print("$", shlex.join(["python", *command, "--log-level", "warning"]), "&")
+    return subprocess.Popen([sys.executable, *command, "--log-level", "warning"], cwd=ROOT, env=environment)
 
 
-def show(direction, frames):
-    names = PARTS if len(frames) == len(PARTS) else [""] * len(frames)
-    for number, (name, frame) in enumerate(zip(names, frames, strict=True), 1):
-        print(f"  {direction if number == 1 else '':17}  frame {number}  {name:8}  {frame.decode()!r}")
+def dploy(environment, *arguments):
+    """Run a command of the client, show what it says, and return that."""
+    print(f"\n$ python -m examples.dploy {shlex.join(arguments)}", flush=True)
+    command = [sys.executable, "-m", "examples.dploy", *arguments]
+    said = ""
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            print(f"  {line}", end="", flush=True)
+            said += line
+    if process.returncode != 0:
+        sys.exit(f"dploy {arguments[0]} failed with status {process.returncode}")
+    return said
 
 
-def endpoint_of(process):
-    """Read what the service logs until it says where it is. Then it is ready."""
-    for line in process.stderr:
-        print(f"  {line}", end="")
-        _, found, endpoint = json.loads(line)["message"].partition("echo.request is at ")
-        if found:
-            return endpoint
-    sys.exit(f"the service ended before it was ready, with status {process.wait()}")
+def fetch(url):
+    print(f"\n$ curl {url}", flush=True)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=PATIENCE) as response:
+        for line in response.read().decode().splitlines():
+            print(f"  {line}")
 
 
-def converse(socket):
-    """Send four messages, and check what comes back."""
-    print("\nA text comes back as it was sent. (The REQ socket puts an empty frame in front, which the REP takes off.)")
-    socket.send_text("hello", timeout=PATIENCE)
-    expect(socket.receive_text(timeout=PATIENCE), "hello")
-
-    print("\nSo does JSON, with an id.")
-    socket.send_json({"greeting": "hello", "to": ["you", "me"]}, id="42", timeout=PATIENCE)
-    expect(socket.receive_json(timeout=PATIENCE), {"greeting": "hello", "to": ["you", "me"]})
-
-    print("\nA request that is no envelope is answered by a problem (RFC 9457), not by silence.")
-    socket.send_frames([b"no envelope"], timeout=PATIENCE)
-    problem = Problem.from_envelope(socket.receive_envelope(timeout=PATIENCE))
-    expect(problem and (problem.type, problem.status), ("urn:dploylib:malformed-envelope", 400))
-
-    print("\nThe service goes on.")
-    socket.send_text("hello again", timeout=PATIENCE)
-    expect(socket.receive_text(timeout=PATIENCE), "hello again")
-
-
-def expect(got, expected):
-    if got != expected:
-        sys.exit(f"expected {expected!r}, got {got!r}")
+def show(environment):
+    said = dploy(environment, "push", "examples/dploy/sample", "-m", "a first try")
+    url = re.search(r"http://127\.0\.0\.1:\d+/", said)[0]
+    fetch(url)
+    dploy(environment, "env", "set", "sample", "GREETING=Moin")
+    fetch(url)
+    for command in (["ps"], ["releases", "sample"], ["logs", "sample", "--lines", "5"], ["stop", "sample"]):
+        dploy(environment, *command)
 
 
 def main():
-    print("$ python", shlex.join(argument.replace(f"{ROOT}/", "") for argument in COMMAND[1:]))
-    with subprocess.Popen(COMMAND, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        watchdog = threading.Timer(PATIENCE, process.kill)
+    with tempfile.TemporaryDirectory(prefix="dploy-") as home:
+        environment = {**os.environ, "DPLOY_HOME": home}
+        processes = [start(service, environment) for service in SERVICES]
+        watchdog = threading.Timer(PATIENCE, lambda: [process.terminate() for process in processes])
         watchdog.start()
         try:
-            endpoint = endpoint_of(process)
-            with Context.new() as context, ShowingSocket(context.zmq_context.socket(zmq.REQ), context) as socket:
-                socket.connect(endpoint)
-                converse(socket)
-            print(f"\n$ kill -TERM {process.pid}")
-            process.send_signal(signal.SIGTERM)
-            for line in process.stderr:
-                print(f"  {line}", end="")
-            expect(process.wait(), 0)
+            show(environment)
         finally:
+            for process in reversed(processes):  # those who say something before those whom they say it to
+                process.terminate()
+                process.wait()
             watchdog.cancel()
-            process.kill()  # does nothing to one that has ended
-    print("The service has stopped, and all was as expected.")
+    if any(process.returncode for process in processes):
+        sys.exit(f"the services ended with {[process.returncode for process in processes]}")
+    print("\nThe services have stopped, and nothing is left.")
 
 
 if __name__ == "__main__":

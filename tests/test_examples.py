@@ -230,28 +230,45 @@ def test_the_example_of_a_test_passes():
     assert "3 passed" in output
 
 
-def test_the_demo_shows_what_goes_over_the_wire():
-    status, output, error = run(["python", "examples/demo.py"])
+def test_the_demo_deploys_a_web_application():
+    [command] = commands(EXAMPLES / "demo.py")
+    status, output, error = run(command)
+    assert (status, error) == (0, ""), output
+    assert re.findall("<h1>(.*)</h1>", output) == ["Hello from dploy", "Moin from dploy"]
+    assert output.endswith("sample: stopped\n\nThe services have stopped, and nothing is left.\n")
+
+
+def test_the_demo_fails_when_the_application_does_not_run(tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    (tmp_path / "examples" / "dploy" / "sample" / "web.py").write_text("raise SystemExit('nothing works')")
+    status, output, error = run(["python", "examples/demo.py"], tmp_path)
+    assert (status, error) == (1, "dploy push failed with status 1\n"), output
+    assert "│ web: nothing works" in output
+
+
+def test_the_echo_service_shows_what_goes_over_the_wire():
+    [command] = commands(EXAMPLES / "echo" / "wire.py")
+    status, output, error = run(command)
     assert (status, error) == (0, ""), output
     for frame in ("'text/plain'", "'hello'", "'application/problem+json'"):
         assert frame in output
 
 
-def test_the_demo_fails_when_the_service_does_not_echo(tmp_path):
+def test_what_is_shown_of_the_wire_is_checked(tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     service = tmp_path / "examples" / "echo" / "service.py"
     working = "socket.send_envelope(received)"
     assert working in service.read_text()
     service.write_text(service.read_text().replace(working, "return 'nothing of the kind'"))
-    status, _, error = run(["python", "examples/demo.py"], tmp_path)
+    status, _, error = run(["python", "examples/echo/wire.py"], tmp_path)
     assert (status, error) == (1, "expected 'hello', got 'nothing of the kind'\n")
 
 
-def test_the_demo_fails_when_the_service_does_not_start(tmp_path):
+def test_nothing_is_shown_of_the_wire_when_the_service_does_not_start(tmp_path):
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     (tmp_path / "examples" / "echo" / "config.yaml").write_text("servers: {}\n")
     (tmp_path / "examples" / "echo" / "service.py").write_text("import nothing_like_it\n")
-    status, _, error = run(["python", "examples/demo.py"], tmp_path)
+    status, _, error = run(["python", "examples/echo/wire.py"], tmp_path)
     assert status == 1
     assert error.startswith("the service ended before it was ready, with status ")
 
@@ -322,7 +339,7 @@ def test_every_example_is_in_the_table():
     assert set(re.findall(r"^\| \[(.+?)/?\]\(", table, re.M)) == there
 
 
-@pytest.mark.parametrize("page", ["README.md", "examples/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "examples/README.md", "examples/dploy/README.md"])
 def test_every_link_leads_somewhere(page):
     path = ROOT / page
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..errors import TransportError
 from ..transport import Socket
 
 __all__ = ["Sockets"]
@@ -56,9 +57,13 @@ class Sockets:
         return list(self._by_name.items())
 
     def close(self, linger: float) -> None:
-        """Close them all; what is queued is still sent for `linger` seconds."""
+        """Close them all; what is queued is still sent for `linger` seconds, or for less if the option says so."""
         for socket in self._by_name.values():
-            socket.close(linger)
+            try:
+                option = socket.get_option("linger")
+            except TransportError:  # somebody has closed it, or it is one in memory
+                option = -1
+            socket.close(linger if option < 0 else min(linger, option / 1000))  # in milliseconds; -1 is for ever
 
     def _unknown(self, name: str) -> str:
         there = ", ".join(self._by_name) or "none: it has not started, or declares none"

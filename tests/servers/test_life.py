@@ -8,7 +8,7 @@ import pytest
 from gevent.event import Event
 
 from dploylib.errors import AddressInUse, ServerFailing, SocketClosed, SocketInfoNotInConfiguration, UnknownOption
-from dploylib.servers import DployServer, Server, bind, bind_in, connect_in, declare, every, server
+from dploylib.servers import DployServer, Server, bind, bind_in, connect, connect_in, declare, every, server
 from dploylib.servers.control import ControlLink, Stop, control_topic
 from dploylib.transport import Context, Envelope, PollLoop, ReceiveLoop, Socket
 
@@ -89,6 +89,17 @@ def test_a_stop_does_not_wait_for_a_publisher_that_is_not_there(serve):
     running = serve(Listens, feed={"uri": "tcp://127.0.0.1:9", "options": {"subscribe": ""}})
     assert running.sockets.feed.get_option("linger") != 0
     with gevent.Timeout(4, AssertionError("it lingers")):  # 5 s is how long a socket lingers
+        serve.stop(running)
+        running.context.close()
+
+
+def test_a_stop_waits_no_longer_for_who_is_not_there_than_the_socket_is_told_to_linger(serve):
+    class Pushes(Server):
+        out = connect("out", "push", options={"linger": 10})  # milliseconds
+
+    running = serve(Pushes, out={"uri": "tcp://127.0.0.1:9"})
+    running.sockets.out.send_text("for nobody")
+    with gevent.Timeout(4, AssertionError("it lingers")):  # 5 s is how long a socket lingers otherwise
         serve.stop(running)
         running.context.close()
 
