@@ -11,7 +11,7 @@ from dploylib.services import Service, ServiceTemplate
 
 
 class BroadcastTemplate(ServiceTemplate):
-    servers = {"broadcast": BroadcastServer}  # noqa: RUF012
+    servers = {"broadcast": BroadcastServer}
 
 
 service = Service(templates=[BroadcastTemplate])

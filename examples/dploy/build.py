@@ -180,7 +180,7 @@ def without_interpreter(entry):
 
 
 class BuildTemplate(ServiceTemplate):
-    servers = {"build": BuildCenter}  # noqa: RUF012
+    servers = {"build": BuildCenter}
 
 
 service = Service(templates=[BuildTemplate])

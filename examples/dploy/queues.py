@@ -10,7 +10,7 @@ from dploylib.services import Service, ServiceTemplate
 
 
 class QueuesTemplate(ServiceTemplate):
-    servers = {"builds": QueueServer, "orders": QueueServer}  # noqa: RUF012
+    servers = {"builds": QueueServer, "orders": QueueServer}
 
 
 service = Service(templates=[QueuesTemplate])

@@ -332,7 +332,7 @@ class Zone(JobServer):
 
 
 class ZoneTemplate(ServiceTemplate):
-    servers = {"zone": Zone}  # noqa: RUF012
+    servers = {"zone": Zone}
 
 
 service = Service(templates=[ZoneTemplate])

@@ -350,7 +350,7 @@ class Echo(Handler):
     deserializer = Point
     concurrency = 4
     timeout = 2.5
-    options = {"sndhwm": 9}  # noqa: RUF012 - as a user writes it
+    options = {"sndhwm": 9}
 
     def __call__(self, server, socket, received):
         return [self, server, received]

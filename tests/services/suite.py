@@ -223,7 +223,7 @@ class BrokenOnceOthersBegun(Broken):
 class BrokenOnceOthersRun(Echo):
     """Its setup fails when the servers of the setting `others` run, by the error of the setting `error`."""
 
-    errors = {  # noqa: RUF012 - read only
+    errors = {
         "ValueError": lambda: ValueError("broken"),
         "SystemExit": lambda: SystemExit("broken"),
         "Timeout": lambda: gevent.Timeout(1),

@@ -49,10 +49,10 @@ def test_only_server_classes_can_be_added(wrong):
 
 def test_templates_bring_servers_which_give_way_to_those_that_are_added(ask, config_for, leak_check):
     class One(ServiceTemplate):
-        servers = {"a": Echo, "b": Echo}  # noqa: RUF012 - as a user writes it
+        servers = {"a": Echo, "b": Echo}
 
     class Two(ServiceTemplate):
-        servers = {"b": Upper, "c": Upper}  # noqa: RUF012
+        servers = {"b": Upper, "c": Upper}
 
     service = Service(templates=[One, Two()])
     service.add_server("c", Echo)

@@ -9,9 +9,6 @@ from dploylib.services import Service, ServiceTemplate, required
 from dploylib.testing import running
 from tests.services.suite import Counts, Echo, Front, Tells, Upper
 
-# A user's class attributes are not annotated.
-# ruff: noqa: RUF012
-
 ANYWHERE = "tcp://127.0.0.1:*"
 
 
