@@ -59,6 +59,11 @@ class Worker(Server):
             raise DeclarationError(
                 f"server {self.name!r}, socket 'jobs': a worker has one endpoint; add another server for each other one"
             )
+        if self.sockets.jobs.get_option("routing_id"):
+            raise DeclarationError(
+                f"server {self.name!r}, socket 'jobs': a worker has no routing_id of its own: by a new one, the "
+                "queue sees that a connection was lost, and with it what was on its way"
+            )
         self.spawn(self._announce)
 
     def work(self, received: ReceivedData) -> Any:
