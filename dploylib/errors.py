@@ -48,6 +48,7 @@ __all__ = [
     "SocketClosed",
     "SocketInfoNotInConfiguration",
     "SocketStateError",
+    "StoreError",
     "TransientError",
     "TransportError",
     "UndecodableData",
@@ -55,6 +56,7 @@ __all__ = [
     "UnknownOption",
     "UnknownSocketType",
     "Unroutable",
+    "WorkerLost",
 ]
 
 
@@ -341,6 +343,10 @@ class ConfigurationError(DployError, ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problems, self.usable)
+
+
+class StoreError(DployError):
+    """The file in which a queue keeps its jobs cannot be used, any more or at all. The message says why."""
 
 
 class ServerNotInConfiguration(DployError, LookupError):

@@ -2,7 +2,6 @@
 
 from .balancer import BalancerServer, BalancerSettings
 from .queue import AdminRequest, QueueServer, QueueSettings
-from .store import StoreError
 from .worker import Worker
 
 __all__ = [
@@ -11,6 +10,5 @@ __all__ = [
     "BalancerSettings",
     "QueueServer",
     "QueueSettings",
-    "StoreError",
     "Worker",
 ]

@@ -12,10 +12,10 @@ from typing import Any, TypeVar, cast
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
-from ...errors import DployError
+from ...errors import StoreError
 from .jobs import Job
 
-__all__ = ["Journal", "NoJournal", "SQLiteStore", "StoreError"]
+__all__ = ["Journal", "NoJournal", "SQLiteStore"]
 
 _Result = TypeVar("_Result")
 
@@ -35,10 +35,6 @@ CREATE TABLE IF NOT EXISTS finished (
 _ROWS = 100  # in one statement: SQLite had a limit of 999 values for long
 _LOCKED = 5.0  # seconds for which whoever had the file before may take to close it
 _TRIM = 1000  # how many ids of finished jobs more than wanted are kept, so that not every commit deletes some
-
-
-class StoreError(DployError):
-    """The file in which a queue keeps its jobs cannot be used. The message says why."""
 
 
 class Batch:
