@@ -65,7 +65,9 @@ _HOMES = {
     "offload": "servers",
 }
 # So that `import dploylib` is enough for `dploylib.errors.DployError`.
-_SUBMODULES = frozenset({"cli", "clients", "config", "errors", "servers", "services", "testing", "transport"})
+_SUBMODULES = frozenset(
+    {"cli", "clients", "config", "errors", "messages", "servers", "services", "testing", "transport"}
+)
 
 
 def __getattr__(name: str) -> "Any":

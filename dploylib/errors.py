@@ -27,8 +27,10 @@ __all__ = [
     "HandlerEnded",
     "HandlerTimeout",
     "InvalidData",
+    "InvalidMessage",
     "LeftBehind",
     "MalformedEnvelope",
+    "MissingPackage",
     "ModuleFailed",
     "ModuleNotFound",
     "NoReply",
@@ -97,6 +99,25 @@ class UndecodableData(PeerError, ValueError):
 
 class InvalidData(PeerError, ValueError):
     """The body was decoded, but it is not the object that was declared. The message has the path to the value."""
+
+
+# Messages ------------------------------------------------------------------------------------------------------
+
+
+class InvalidMessage(DployError, ValueError):
+    """A message of `dploylib.messages` was to be made, in this program, of values that it cannot have.
+
+    The text names the field, the value and what was expected. You do not get it for what a peer has sent: that is an
+    `InvalidData`.
+    """
+
+
+class StoreError(DployError):
+    """The database of a store did not do what it was asked to, or the store is closed.
+
+    The text says which database it is, without user and password, and what it said; its own error is the `__cause__`.
+    Nothing was changed, unless the connection was lost while the database did so: then nobody knows.
+    """
 
 
 # Sockets and endpoints -----------------------------------------------------------------------------------------
@@ -345,10 +366,6 @@ class ConfigurationError(DployError, ValueError):
         return type(self), (self.problems, self.usable)
 
 
-class StoreError(DployError):
-    """The file in which a queue keeps its jobs cannot be used, any more or at all. The message says why."""
-
-
 class ServerNotInConfiguration(DployError, LookupError):
     """Settings were asked for a server that the configuration does not have."""
 
@@ -366,6 +383,10 @@ class ModuleNotFound(DployError, ImportError):
 
 class ModuleFailed(DployError, ImportError):
     """The module is there, but failed while it was imported. Its own exception is the `__cause__`."""
+
+
+class MissingPackage(DployError, ImportError):
+    """A package that only a part of dploylib needs is not installed. The message has the command that installs it."""
 
 
 # Tests ----------------------------------------------------------------------------------------------------------

@@ -116,6 +116,10 @@ def test_importing_services_leaves_the_command_line_out():
     )
 
 
+def test_importing_messages_leaves_their_store_and_everything_that_waits_out():
+    assert modules_after("import dploylib.messages").isdisjoint({"sqlalchemy", "gevent", "zmq", "yaml", "sqlite3"})
+
+
 def test_importing_services_does_not_patch():
     statements = "import dploylib.services\nfrom gevent import monkey\nassert not monkey.saved, list(monkey.saved)"
     modules_after(statements)

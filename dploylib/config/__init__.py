@@ -9,7 +9,7 @@ The way of a configuration: `reading` (YAML to plain data) -> `environment` (pla
 the types in `model`) -> `Settings`. `loading` leads through it, `problems` says where a value was written.
 """
 
-from .loading import YAMLConfigMapper
+from .loading import Defaults, YAMLConfigMapper
 from .model import (
     Configuration,
     Declared,
@@ -24,6 +24,7 @@ from .model import (
 __all__ = [
     "Configuration",
     "Declared",
+    "Defaults",
     "OptionValue",
     "ServerSettings",
     "Settings",

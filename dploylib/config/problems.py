@@ -69,6 +69,10 @@ class SourceMap:
         self._places = {known: place for known, place in self._places.items() if known[: len(path)] != path}
         self._places[path] = Place(_OVERRIDE)
 
+    def written(self, path: Path, source: str) -> None:
+        """Note that the value at `path`, with all that is in it, is from another source, which has no lines."""
+        self._places[path] = Place(source)
+
     def problem(self, path: Path, message: str) -> ConfigurationProblem:
         """A problem at `path`. Where the path itself was never written, its nearest ancestor gives the line."""
         ancestors = (path[:length] for length in range(len(path), -1, -1))

@@ -15,12 +15,13 @@ from .coordinator import GreenletServerCoordinator, ServerCoordinator, ServerRun
 from .lifecycle import State
 from .processes import ProcessServerCoordinator
 from .service import Service
-from .templates import ServiceTemplate
+from .templates import Required, ServiceTemplate, required
 from .threads import ThreadedServerCoordinator
 
 __all__ = [
     "GreenletServerCoordinator",
     "ProcessServerCoordinator",
+    "Required",
     "ServerCoordinator",
     "ServerRun",
     "Service",
@@ -28,5 +29,6 @@ __all__ = [
     "ServiceTemplate",
     "State",
     "ThreadedServerCoordinator",
+    "required",
     "watch_for_blocking",
 ]

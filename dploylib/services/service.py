@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -12,8 +13,8 @@ from typing import Any, cast
 import gevent
 from gevent.event import AsyncResult, Event
 
-from ..config import Settings, YAMLConfigMapper
-from ..errors import ConfigurationError, ConfigurationProblem, ServerFailing, ServiceFailing, ServiceStateError
+from ..config import Defaults, Settings, YAMLConfigMapper
+from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceStateError
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.server import checked_graceful_timeout
 from ..transport import Context
@@ -22,7 +23,7 @@ from .checking import check
 from .coordinator import GreenletServerCoordinator, ServerCoordinator
 from .lifecycle import Lifecycle, State
 from .signals import on_signals
-from .templates import ServiceTemplate
+from .templates import ServiceTemplate, Template
 
 __all__ = ["Service"]
 
@@ -40,8 +41,9 @@ class Service:
         service.add_server("echo", EchoServer)
         service.run(config_file="config.yaml")
 
-    `templates` are sets of servers that it has from the beginning. `config_mapper` loads the configuration: a
-    `YAMLConfigMapper`, unless given. `coordinator` says where the servers run: a `GreenletServerCoordinator`, unless
+    `templates` have servers, and settings, that it has from the beginning. `config_mapper` loads the configuration: a
+    `YAMLConfigMapper`, unless given; with settings of templates, its methods have to take `defaults=` as those of that
+    do. `coordinator` says where the servers run: a `GreenletServerCoordinator`, unless
     given. `hooks` are told what happens to the servers and their messages. What blocks a hub for more than
     `max_blocking` seconds is logged, by `run` and in threads and processes of servers; 0, as it is at first, logs
     nothing.
@@ -59,7 +61,7 @@ class Service:
         hooks: Iterable[Hook] = (),
     ) -> None:
         self._servers: dict[str, type[Server]] = {}
-        self._templates = list(templates or ())
+        self._templates = [Template(template) for template in templates or ()]
         self._config_mapper = config_mapper or YAMLConfigMapper()
         if coordinator is not None and not isinstance(coordinator, ServerCoordinator):
             raise TypeError(f"a coordinator is an object of a subclass of ServerCoordinator, not {coordinator!r}")
@@ -77,12 +79,15 @@ class Service:
     # What it consists of ---------------------------------------------------------------------------------------
 
     def add_server(self, name: str, server_cls: type[Server]) -> None:
-        """Add a server, under the name by which the configuration knows it.
+        """Add a server, under the name by which the configuration knows it. It replaces the one of a template.
 
-        Raises `ValueError` when there is one of that name, `TypeError` for what is no `Server` class.
+        Raises `ValueError` when there is one of that name, `TypeError` for what is no `Server` class, or not the one
+        that a template requires.
         """
         if not (isinstance(server_cls, type) and issubclass(server_cls, Server)):
             raise TypeError(f"server {name!r} must be a subclass of dploylib.servers.Server, not {server_cls!r}")
+        for flaw in filter(None, (template.flaw(name, server_cls) for template in self._templates)):
+            raise TypeError(flaw)
         if name in self._servers:
             raise ValueError(f"this service has a server {name!r} already: {self._servers[name].__name__}")
         self._servers[name] = server_cls
@@ -98,8 +103,14 @@ class Service:
         """The server classes by name: those of the templates, and those that were added, which win."""
         classes: dict[str, type[Server]] = {}
         for template in self._templates:
-            classes.update(template.servers)
+            classes.update(template.given)
         return classes | self._servers
+
+    @property
+    def default_settings(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """The settings of the templates, the strongest last, each after what errors call it."""
+        classes = self.server_classes
+        return [settings for template in self._templates for settings in template.settings_for(classes)]
 
     @property
     def state(self) -> State:
@@ -151,19 +162,38 @@ class Service:
         if len(given) != 1:
             raise TypeError("give the configuration as one of config_file, config_string and config_dict")
         [(method, source)] = given
-        options = {"overrides": overrides} if overrides else {}
-        problems: list[ConfigurationProblem] = []
+        classes = self.server_classes
+        problems = [problem for template in self._templates for problem in template.problems(classes)]
+        missing = {problem.path for problem in problems} - {f"servers.{name}" for name in classes}
         cause = None
         try:
-            settings = getattr(self._config_mapper, method)(source, **options)
+            settings = self._read(method, source, overrides)
         except ConfigurationError as error:
             settings, cause = error.usable, error.__cause__
             problems += error.problems
         if settings is not None:
-            problems += check(self.server_classes, settings)
+            problems += [problem for problem in check(classes, settings) if problem.path not in missing]
         if problems:
             raise ConfigurationError(problems) from cause
-        return cast(Settings, settings)
+        return settings
+
+    def _read(
+        self, method: str, source: Any, overrides: Mapping[str, str] | None = None, below: Defaults = ()
+    ) -> Settings:
+        """What the mapper makes of a configuration, above the settings of the templates, and these above `below`."""
+        read = getattr(self._config_mapper, method)
+        options: dict[str, Any] = {"overrides": overrides} if overrides else {}
+        defaults = [*below, *self.default_settings]
+        if defaults:
+            options["defaults"] = defaults
+            parameters = inspect.signature(read).parameters
+            if "defaults" not in parameters and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+                raise TypeError(
+                    f"the config mapper {self._config_mapper!r} takes no settings of templates, but there are some "
+                    f"({', '.join(name for name, _ in defaults)}): its method {method} needs the parameter defaults, "
+                    "as that of YAMLConfigMapper has it"
+                )
+        return cast(Settings, read(source, **options))
 
     def start(
         self,

@@ -14,7 +14,7 @@ import msgspec
 from greenlet import getcurrent
 
 from ..clients import ListeningClient, PushClient, RequestClient
-from ..config import Settings
+from ..config import Defaults, Settings
 from ..errors import LeftBehind, ServerFailing, ServiceFailing
 from ..servers import Server, SocketDescription
 from ..services import Service
@@ -79,8 +79,8 @@ def running(
             assert it.client("echo.request").request("you").text == "hi you"
 
     `config` is a file of YAML or a dict, `config_string` YAML itself. Without any, every socket that is declared has an
-    endpoint, and nothing else. The other keywords replace parts of it, key by key: `general`, `settings`,
-    `supervision`, and for each server, by name, the settings of its sockets.
+    endpoint, and nothing else but what templates of the service say. The other keywords replace parts of it, key by
+    key: `general`, `settings`, `supervision`, and for each server, by name, the settings of its sockets.
 
     The endpoints become free ones (see `Rewriting`), but for those that the keywords give: these stay.
 
@@ -318,7 +318,7 @@ class _Mapper:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def process_dict(self, data: Mapping[str, Any]) -> Settings:
+    def process_dict(self, data: Mapping[str, Any], defaults: Defaults = ()) -> Settings:
         """The settings, whatever it is given."""
         return self._settings
 
@@ -327,11 +327,16 @@ def _sections(service: Service, config: Any, config_string: str | None) -> dict[
     """The configuration as a dict. Its placeholders are filled."""
     if config is not None and config_string is not None:
         raise TypeError("give the configuration as one of config and config_string")
-    mapper = service._config_mapper
     if config_string is not None:
-        loaded = mapper.process_string(config_string)
+        loaded = service._read("process_string", config_string)
     elif config is not None:
-        loaded = mapper.process_dict(config) if isinstance(config, Mapping) else mapper.process(config)
+        loaded = service._read("process_dict" if isinstance(config, Mapping) else "process", config)
+    elif service.default_settings:
+        anywhere = {
+            server: {socket.name: {"uri": _somewhere(server, socket)} for socket in cls.description.sockets.values()}
+            for server, cls in service.server_classes.items()
+        }
+        loaded = service._read("process_dict", {}, below=[("running", {"servers": anywhere})])
     else:
         sockets: dict[str, Any] = {
             name: {socket: {} for socket in cls.description.socket_names}
@@ -385,7 +390,7 @@ def _rewrite_endpoints(service: Service, settings: dict[str, Any], kept: set[tup
             info = settings.get(server, {}).get(description.name)
             if info is None:  # which the check of the service tells
                 continue
-            uri = info.setdefault("uri", ANYWHERE if description.binds else f"{server}.{description.name}")
+            uri = info.setdefault("uri", _somewhere(server, description))
             here = [uri] if isinstance(uri, str) else list(uri)
             if (server, description.name) in kept:
                 uris["kept"] += here if description.binds else []
@@ -398,6 +403,11 @@ def _rewrite_endpoints(service: Service, settings: dict[str, Any], kept: set[tup
             info.setdefault("uri", ANYWHERE)  # of what is not declared, which the check of the service tells
     for description, info, here in sockets:
         info["uri"] = [(rewriting.of_bound if description.binds else rewriting.of_connected)(uri) for uri in here]
+
+
+def _somewhere(server: str, socket: SocketDescription) -> str:
+    """An endpoint for a socket that is given none."""
+    return ANYWHERE if socket.binds else f"ipc://{server}.{socket.name}"
 
 
 def _configured_names(service: Service, server: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import InvalidData, UndecodableData, UnexpectedMimetype
+from ..errors import InvalidData, PeerError, UndecodableData, UnexpectedMimetype
 from .envelope import Envelope
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
     "decode_object",
     "decode_text",
     "encode",
-    "encode_json",
+    "encode_object",
     "essence",
 ]
 
@@ -32,26 +32,36 @@ JSON_MIMETYPE = "application/json"
 MSGPACK_MIMETYPE = "application/msgpack"
 PROBLEM_MIMETYPE = "application/problem+json"
 
+_MSGPACK = (MSGPACK_MIMETYPE, "application/x-msgpack", "application/vnd.msgpack")
+
 Decoder = msgspec.json.Decoder[Any] | msgspec.msgpack.Decoder[Any]
 
 _SHOWN = 1000  # what an error quotes of what a peer sent, at most
 
 
 def encode(value: Any) -> tuple[str, bytes]:
-    """The mimetype and body for `value`: str is text, bytes are bytes, anything else is JSON (see `encode_json`)."""
+    """The mimetype and body for `value`: str is text, bytes are bytes, anything else is JSON (see `encode_object`)."""
     if isinstance(value, str):
         return TEXT_MIMETYPE, value.encode()
     if isinstance(value, bytes | bytearray | memoryview):
         return BYTES_MIMETYPE, bytes(value)
-    return JSON_MIMETYPE, encode_json(value)
+    return JSON_MIMETYPE, encode_object(value)
 
 
-def encode_json(value: Any) -> bytes:
-    """`value` as JSON: what msgspec can encode, and what has a method `serialize()` that returns such.
+def encode_object(value: Any, mimetype: str = JSON_MIMETYPE) -> bytes:
+    """`value` as JSON, or as msgpack if that is the mimetype.
 
-    Raises `TypeError` for anything else.
+    That is what msgspec can encode, and what has a method `serialize()` that returns such. Raises `TypeError` for
+    anything else, and for other mimetypes.
     """
-    return _json_encoder.encode(value)
+    if mimetype == JSON_MIMETYPE:
+        return _json_encoder.encode(value)
+    kind = essence(mimetype)
+    if kind in _MSGPACK:
+        return _msgpack_encoder.encode(value)
+    if kind == JSON_MIMETYPE or kind.endswith("+json"):
+        return _json_encoder.encode(value)
+    raise TypeError(f"objects are sent as {JSON_MIMETYPE} or {MSGPACK_MIMETYPE}, not as {mimetype!r}")
 
 
 def decode_text(envelope: Envelope) -> str:
@@ -110,6 +120,8 @@ class ObjectDecoder:
             return data
         try:
             return self._deserialize(data)
+        except PeerError:  # it knows by itself what to say
+            raise
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise InvalidData(f"{self._name} refused the body: {type(error).__name__}: {error}") from error
 
@@ -137,6 +149,7 @@ def _serialized(value: Any) -> Any:
 
 
 _json_encoder = msgspec.json.Encoder(enc_hook=_serialized)
+_msgpack_encoder = msgspec.msgpack.Encoder(enc_hook=_serialized)
 
 
 _json_decoder = msgspec.json.Decoder()
@@ -162,7 +175,7 @@ def _is_json(envelope: Envelope) -> bool:
         raise _unexpected(envelope, JSON_MIMETYPE)
     if kind == JSON_MIMETYPE or kind.endswith("+json"):
         return True
-    if kind in (MSGPACK_MIMETYPE, "application/x-msgpack", "application/vnd.msgpack"):
+    if kind in _MSGPACK:
         return False
     raise _unexpected(envelope, JSON_MIMETYPE)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 from uuid import uuid4
 
@@ -36,8 +37,12 @@ def subscription_id() -> str:
     return f"{CONFIRMATION.decode()}{uuid4().hex}"
 
 
-def confirm_subscriptions(publisher: Socket) -> None:
+def confirm_subscriptions(publisher: Socket, hear: Callable[[bool, bytes], None] | None = None) -> Callable[[], None]:
     """Confirm the subscriptions that reach an XPUB. From now on it is a PUB to whoever uses it: it receives nothing.
+
+    `hear` is called, and may neither wait nor raise, with what the XPUB tells of other subscriptions: whether it is a
+    new one, or one that ended, and the id. Its options say of which. The hub has it called soon after they came; who
+    cannot wait for that calls what is returned.
 
     Raises `TypeError` for a socket that would block the thread.
     """
@@ -47,7 +52,9 @@ def confirm_subscriptions(publisher: Socket) -> None:
     publisher._type = "pub"
     publisher._read = _refuse
     waiter.receiving += 1  # so that every send wakes it
-    waiter.call_back(_Confirmer(publisher).read, _DELAY)
+    confirmer = _Confirmer(publisher, hear)
+    waiter.call_back(confirmer.read, _DELAY)
+    return confirmer.read
 
 
 def _refuse(zmq_socket: Any, flags: int = 0) -> NoReturn:
@@ -56,8 +63,9 @@ def _refuse(zmq_socket: Any, flags: int = 0) -> NoReturn:
 
 
 class _Confirmer:
-    def __init__(self, publisher: Socket) -> None:
+    def __init__(self, publisher: Socket, hear: Callable[[bool, bytes], None] | None) -> None:
         self._publisher = publisher
+        self._tell = hear
         self._period_ends = 0.0
         self._left = 0
 
@@ -70,11 +78,17 @@ class _Confirmer:
 
     def _hear(self, frames: list[Any]) -> None:
         """One byte, 1 for a new subscription and 0 for one that ended, and the id. An XSUB can send anything."""
-        subscription = bytes(frames[0]) if len(frames) == 1 and len(frames[0]) <= 1 + _LONGEST_ID else b""
-        if subscription.startswith(b"\1" + CONFIRMATION) and self._may():
-            with contextlib.suppress(TransportError):  # no room, no memory: the subscriber asks again
-                self._publisher.send_frames([subscription[1:], b"text/plain", b""], timeout=0)
-                self._publisher.sent -= 1  # which is for what users send
+        if len(frames) != 1:
+            return
+        told = memoryview(frames[0])
+        kind, id = bytes(told[:1]), bytes(told[1 : _LONGEST_ID + 2])
+        if id.startswith(CONFIRMATION):
+            if kind == b"\1" and len(id) <= _LONGEST_ID and self._may():
+                with contextlib.suppress(TransportError):  # no room, no memory: the subscriber asks again
+                    self._publisher.send_frames([id, b"text/plain", b""], timeout=0)
+                    self._publisher.sent -= 1  # which is for what users send
+        elif self._tell is not None and kind in (b"\0", b"\1"):
+            self._tell(kind == b"\1", bytes(told[1:]))
 
     def _may(self) -> bool:
         now = time.monotonic()

@@ -28,7 +28,7 @@ from ..errors import (
     UnknownOption,
     Unroutable,
 )
-from .codecs import JSON_MIMETYPE, TEXT_MIMETYPE, decode_data, decode_object, decode_text, encode_json
+from .codecs import JSON_MIMETYPE, TEXT_MIMETYPE, decode_data, decode_object, decode_text, encode_object
 from .envelope import MAX_FRAMES, Envelope, adopt
 from .ipc_lock import IpcLock, is_no_socket, lockable_path
 from .options import Options, option_constant, option_value, socket_type_name
@@ -88,13 +88,13 @@ class Sender(Protocol):
         """Send `text` as an envelope of `text/plain` with this id."""
         self.send_envelope(Envelope(id, TEXT_MIMETYPE, text), timeout)
 
-    def send_obj(self, obj: Any, id: str = "", timeout: float | None = None) -> None:
-        """Send an object as an envelope of `application/json` with this id.
+    def send_obj(self, obj: Any, id: str = "", timeout: float | None = None, mimetype: str = JSON_MIMETYPE) -> None:
+        """Send an object as an envelope of JSON with this id; or of msgpack, with the mimetype `application/msgpack`.
 
         The object has a method `serialize()` that returns data, or is something that msgspec can encode: a Struct, a
         dataclass, dicts, lists and so on. Raises `TypeError` for anything else, before anything is sent.
         """
-        self.send_envelope(Envelope(id, JSON_MIMETYPE, encode_json(obj)), timeout)
+        self.send_envelope(Envelope(id, mimetype, encode_object(obj, mimetype)), timeout)
 
     def send_json(self, data: Any, id: str = "", timeout: float | None = None) -> None:
         """Send data as an envelope of `application/json`: the same as `send_obj`, named for what goes out."""

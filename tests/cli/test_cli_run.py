@@ -84,6 +84,29 @@ def test_values_alone_are_a_configuration(dploylib, directory):
     )
 
 
+def test_check_takes_settings_of_templates_and_tells_what_they_require(dploylib, directory):
+    (directory / "small.py").write_text(
+        "from dploylib import Server, Service, bind\n"
+        "from dploylib.services import ServiceTemplate, required\n"
+        "class Small(Server):\n    out = bind('out', 'pub')\n"
+        "class Ready(ServiceTemplate):\n"
+        "    servers = {'small': Small}\n"
+        "    settings = {'servers': {'small': {'out': {'uri': '${OUT:-ipc://@out}'}}}}\n"
+        "class Wants(Ready):\n    servers = {'more': required(Small)}\n"
+        "service, lacking = Service([Ready]), Service([Wants])\n"
+    )
+    (directory / "empty.yaml").touch()
+    done = dploylib("check", "small", "-c", "empty.yaml")
+    assert text(done.stdout) == "OK: 1 server, 1 socket\nsmall.out  pub  bind  ipc://@out\n"
+    for command in ("check", "run"):
+        done = dploylib(command, "small:lacking", "-c", "empty.yaml")
+        assert text(done.stderr) == (
+            "template Wants: servers.more: template Wants requires a server 'more', a subclass of Small: add it by "
+            "add_server('more', ...)\n"
+        )
+        assert done.returncode == 3
+
+
 def test_the_module_is_imported_after_patching(sample, dploylib):
     done = dploylib("call", sample.endpoint("describe"), "x")
     assert json.loads(done.stdout)["patched"] is True

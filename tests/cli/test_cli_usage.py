@@ -15,6 +15,7 @@ from dploylib import __version__
 from dploylib.cli import cli
 from dploylib.cli.exit_codes import EXIT_CODES, ExitCode, table
 from dploylib.config import json_schema
+from dploylib.messages import MESSAGES
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 COMMANDS = ("run", "check", "schema", "call", "send", "listen")
@@ -69,9 +70,21 @@ def test_the_schema_describes_the_configuration():
     jsonschema.validate(yaml.safe_load("servers: {echo: {request: {uri: 'tcp://127.0.0.1:5000'}}}"), schema)
 
 
+def test_the_schema_of_a_message_is_printed_by_its_name():
+    for name, message in MESSAGES.items():
+        assert json.loads(run("schema", name).output) == message.json_schema()
+
+
+def test_the_help_of_schema_lists_every_message():
+    output = run("schema", "--help").output
+    listed = output[output.index("Messages:") : output.index("Example:")]
+    assert re.findall(r"^  (\w+)  ", listed, re.MULTILINE) == list(MESSAGES)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["schema", "buildreqest"], "no message 'buildreqest'; did you mean 'BuildRequest'? (messages: BuildRequest, "),
         (["run", "module"], "no configuration: give a file with -c FILE, or its values with --set PATH=VALUE"),
         (["run", "module:", "-c", "x"], "expected MODULE:ATTRIBUTE, as in package.module:service"),
         (["run", ":service", "-c", "x"], "expected MODULE:ATTRIBUTE, as in package.module:service"),

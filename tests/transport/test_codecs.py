@@ -95,14 +95,14 @@ def test_the_method_may_have_underscores_as_the_reference_writes_it():
         def __serialize__(self):
             return [1]
 
-    assert codecs.encode_json(Old()) == b"[1]"
+    assert codecs.encode_object(Old()) == b"[1]"
 
 
 def test_what_cannot_be_turned_into_json_is_named_with_a_way_out():
     with pytest.raises(
         TypeError, match=r"an object of type object cannot be turned into JSON: give it a method serialize\(\)"
     ):
-        codecs.encode_json({"a": object()})
+        codecs.encode_object({"a": object()})
 
 
 # Decoding ------------------------------------------------------------------------------------------------------
@@ -214,6 +214,27 @@ def test_a_body_that_a_deserializer_refuses_is_invalid(declared, data):
     with pytest.raises(InvalidData, match="refused the body") as caught:
         codecs.decode_object(of_json(data), declared)
     assert caught.value.__cause__ is not None
+
+
+def test_a_deserializer_may_say_by_itself_what_is_wrong_with_a_body():
+    def refuse(data):
+        raise InvalidData("$.x: found 5, expected a name")
+
+    with pytest.raises(InvalidData) as caught:
+        codecs.decode_object(of_json({}), refuse)
+    assert str(caught.value) == "$.x: found 5, expected a name"
+
+
+@pytest.mark.parametrize("mimetype", ["application/msgpack", "application/x-msgpack", "application/vnd.it+json"])
+def test_an_object_is_encoded_as_the_mimetype_says(mimetype):
+    encoded = codecs.encode_object(Job("a"), mimetype)
+    decoded = codecs.decode_object(Envelope("", mimetype, encoded), Job)
+    assert decoded.name == "a"
+
+
+def test_an_object_is_not_sent_as_what_it_is_not():
+    with pytest.raises(TypeError, match="objects are sent as application/json or application/msgpack, not as 'text/"):
+        codecs.encode_object({}, "text/plain")
 
 
 def test_a_deserializer_that_is_broken_is_not_the_fault_of_the_peer():
