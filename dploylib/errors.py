@@ -58,6 +58,7 @@ __all__ = [
     "UnknownOption",
     "UnknownSocketType",
     "Unroutable",
+    "WorkerLost",
 ]
 
 

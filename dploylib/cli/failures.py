@@ -20,6 +20,7 @@ from ..errors import (
     ModuleNotFound,
     PeerError,
     ServiceFailing,
+    StoreError,
     TransportError,
 )
 from .exit_codes import ExitCode
@@ -50,6 +51,7 @@ def _failure_of(error: Exception) -> Failure:
 _CODES: tuple[tuple[type[DployError], ExitCode], ...] = (
     (ModuleNotFound, ExitCode.MODULE),
     (ServiceFailing, ExitCode.FAILED),  # the log has the traceback of the server that died
+    (StoreError, ExitCode.FAILED),
     (PeerError, ExitCode.PEER),
     (TransportError, ExitCode.TRANSPORT),
 )

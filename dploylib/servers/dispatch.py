@@ -495,7 +495,10 @@ class PeerDispatcher(Dispatcher):
             raise MalformedEnvelope("2 frames after the routing id, expected an empty delimiter and 3", frames)
         envelope = adopt(frames)
         metadata = Metadata.find(frames[self._routing_ids : -4]) if len(frames) > 4 + self._routing_ids else None
-        return socket, ReceivedData(envelope, self._decoder, metadata)
+        received = ReceivedData(envelope, self._decoder, metadata)
+        if self.until_closed:
+            received.deadline = None  # that of a request of ours, which comes back with its answer
+        return socket, received
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
         if b"" in frames[1:]:

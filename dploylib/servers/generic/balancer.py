@@ -7,17 +7,16 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import msgspec
 from gevent.event import AsyncResult
-from msgspec import Meta
 
-from ...errors import WorkerLost
+from ...errors import InvalidData, ShuttingDown, WorkerLost
 from ...transport import Envelope, Metadata, Problem, ReceivedData
-from ...transport.problems import problem_of
+from ...transport.problems import is_problem, problem_of
 from ..declare import bind_in
-from .jobserver import JobServer
+from .jobserver import JobServer, WorkerTimeout
 
 __all__ = ["BalancerServer", "BalancerSettings"]
 
@@ -25,7 +24,7 @@ __all__ = ["BalancerServer", "BalancerSettings"]
 class BalancerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a `BalancerServer`."""
 
-    worker_timeout: Annotated[float, Meta(gt=0)] = 30.0
+    worker_timeout: WorkerTimeout = 30.0
     """Seconds after which a worker that says nothing is taken for dead, although it is connected."""
 
 
@@ -66,6 +65,8 @@ class BalancerServer(JobServer):
     @bind_in("request", "rep", concurrency=1000, overload="reject")
     def request(self, socket: Any, received: ReceivedData) -> Envelope | Problem:
         """Pass a request on, and its answer back."""
+        if is_problem(received.envelope):  # a worker takes it for an answer to its own
+            return problem_of(InvalidData("a problem cannot be a request"))
         number = next(self._numbers)
         request = self._requests[number] = _Request(received)
         self._waiting[number] = None
@@ -78,6 +79,13 @@ class BalancerServer(JobServer):
 
     def _may_hand_out(self) -> bool:
         return True  # also when it stops: those who have asked wait
+
+    def _hand_out(self) -> None:
+        super()._hand_out()
+        if self.stopping and not self.workers.credit:  # nor will there be, where workers stop with the service
+            while self._waiting:
+                number, _ = self._waiting.popitem(last=False)
+                self._requests[number].outcome.set(problem_of(ShuttingDown(f"{self.name} is shutting down")))
 
     def _next_job(self, worker: bytes) -> tuple[int, Metadata, Sequence[Any]] | None:
         if not self._waiting:

@@ -9,14 +9,21 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-__all__ = ["STATES", "Job", "JobQueue", "QueueFull"]
+__all__ = ["STATES", "Job", "JobQueue", "QueueFull", "TooLarge"]
 
 STATES: Final = ("waiting", "held", "delayed", "dead")
 """What a job can be: it waits to be delivered, a worker holds it, it waits to be tried again, it failed for good."""
 
 
+_PRIORITIES: Final = range(-(2**63) + 1, 2**63)  # what SQLite can keep
+
+
 class QueueFull(Exception):
     """There is no room for another job."""
+
+
+class TooLarge(Exception):
+    """There never is room for a job of that size."""
 
 
 class Job:
@@ -98,7 +105,11 @@ class JobQueue:
         return sorted((job for job in self._jobs.values() if job.state == "dead"), key=lambda job: job.number)
 
     def put(self, frames: Sequence[bytes], priority: int = 0) -> Job:
-        """Add a job. Raises `QueueFull`."""
+        """Add a job. Raises `QueueFull`, `TooLarge`, or `ValueError` for a priority that is no integer of 64 bits."""
+        if not isinstance(priority, int) or priority not in _PRIORITIES:
+            raise ValueError(f"the priority of a job is an integer of 64 bits, not {priority!r}")
+        if _size(frames) > self.max_bytes:
+            raise TooLarge(f"a job of {_size(frames)} bytes is more than the {self.max_bytes} that all may have")
         if len(self._jobs) >= self.max_jobs or self.bytes + _size(frames) > self.max_bytes:
             dead = self.counts["dead"]
             of_them = f", {dead} of which failed for good (the admin socket can discard them)" if dead else ""

@@ -23,14 +23,14 @@ from typing import Annotated, Any, ClassVar
 import gevent
 import msgspec
 
-from ...errors import Overloaded, SendTimeout, ShuttingDown, Unroutable
+from ...errors import Overloaded, SendTimeout, ShuttingDown, TransientError, Unroutable
 from ...transport import Metadata, Problem, ReceivedData
 from ...transport.problems import is_problem, type_of
 from ..declare import bind_in
 from ..server import Server
 from .workforce import Workforce
 
-__all__ = ["HEARTBEAT_MIMETYPE", "READY_MIMETYPE", "JobServer", "Ready"]
+__all__ = ["HEARTBEAT_MIMETYPE", "READY_MIMETYPE", "JobServer", "Ready", "WorkerTimeout"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,10 @@ _NOT_BEGUN = frozenset(map(type_of, (Overloaded, ShuttingDown)))
 _HEARTBEAT = [b"", HEARTBEAT_MIMETYPE.encode(), b""]
 _LOOK = 1.0  # seconds between two looks after the workers
 _QUIET = 2.0  # seconds after which a worker that says nothing is asked for a sign of life, or found to be gone
+
+
+# A worker says every second that it is there, and the machine may be busy.
+WorkerTimeout = Annotated[float, msgspec.Meta(ge=2)]
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -72,8 +76,8 @@ class JobServer(Server):
             if problem is not None and problem.type in _NOT_BEGUN:
                 self._return(worker, number)
             else:
-                self._answered(worker, number, received, problem)
                 self.workers.release(worker, number)
+                self._answered(worker, number, received, problem)
         elif received.mimetype == READY_MIMETYPE:
             self.workers.ready(worker, received.obj.credit)
         self._hand_out()
@@ -130,7 +134,7 @@ class JobServer(Server):
             self.sockets.work.send_frames(message, timeout=0)
         except Unroutable:
             self._lose(worker, "the connection to it was lost")
-        except SendTimeout:  # it has more credit than there is room for what it has not read yet
+        except (SendTimeout, TransientError):  # it has more credit than there is room for what it has not read yet
             self._return(worker, number)
             self._hand_out()
 
@@ -155,10 +159,11 @@ class JobServer(Server):
             if time.monotonic() > due + _LOOK:  # the hub was blocked: what they said meanwhile has not been read yet
                 continue
             for worker in self.workers.silent(_QUIET):
-                with contextlib.suppress(SendTimeout):  # it is connected
+                with contextlib.suppress(SendTimeout, TransientError):  # it is connected
                     try:
                         self.sockets.work.send_frames([worker, *_HEARTBEAT], timeout=0)
                     except Unroutable:
                         self._lose(worker, "the connection to it was lost")
             for worker in self.workers.silent(self.own.worker_timeout):
                 self._lose(worker, f"it has said nothing for {self.own.worker_timeout:g} s")
+            self._hand_out()  # what is waiting although nothing has happened that makes it go on

@@ -15,11 +15,11 @@ from msgspec import Meta
 
 from ...errors import InvalidData, Overloaded
 from ...transport import JSON_MIMETYPE, Envelope, Metadata, Problem, ReceivedData
-from ...transport.problems import problem_of
+from ...transport.problems import is_problem, problem_of
 from ..declare import bind_in
-from .jobs import STATES, Job, JobQueue, QueueFull
-from .jobserver import JobServer
-from .store import Journal, NoJournal, SQLiteStore
+from .jobs import STATES, Job, JobQueue, QueueFull, TooLarge
+from .jobserver import JobServer, WorkerTimeout
+from .store import Journal, NoJournal
 
 __all__ = ["AdminRequest", "QueueServer", "QueueSettings"]
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _PRIORITY = re.compile(r";\s*priority=(-?\d{1,9})\s*(?:;|$)", re.IGNORECASE)
 _MOST_DELAY = 3600.0  # seconds
+_MOST_DOUBLINGS = 100  # of the delay; there are floats for twice that in any case
+_MOST_REASON = 1000  # characters of why a job has failed: they are kept with it, and do not count as its bytes
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +46,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How often a job is tried before it is dead."""
     retry_delay: Annotated[float, Meta(ge=0)] = 1.0
     """Seconds before a job that failed is tried again. They double with each failure."""
-    worker_timeout: Annotated[float, Meta(gt=0)] = 30.0
+    worker_timeout: WorkerTimeout = 30.0
     """Seconds after which a worker that says nothing is taken for dead, although it is connected."""
     remembered_ids: Annotated[int, Meta(ge=0)] = 10_000
     """How many ids of finished jobs are remembered, which cannot be put again."""
@@ -54,7 +56,7 @@ class AdminRequest(msgspec.Struct, frozen=True):
     """What the admin socket is asked: `status`, the `dead` jobs (`limit` at most), or to `retry` or `discard` a job."""
 
     do: Literal["status", "dead", "retry", "discard"] = "status"
-    job: str | None = None
+    job: Annotated[str, Meta(max_length=20)] | None = None
     limit: Annotated[int, Meta(ge=1)] = 100
 
 
@@ -87,9 +89,8 @@ class QueueServer(JobServer):
         jobs: list[Job] = []
         finished: list[tuple[bytes, int]] = []
         if own.path is not None:
-            store = SQLiteStore(own.path, own.fsync, own.remembered_ids)
-            self._journal = journal = Journal(store)
-            jobs, finished = store.load()
+            self._journal = journal = Journal(own.path, own.fsync, own.remembered_ids)
+            jobs, finished = journal.load()
             self.spawn(journal.run)
         self.jobs = JobQueue(own.max_jobs, own.max_bytes, own.max_tries, own.remembered_ids, jobs, finished)
         self._full = False
@@ -114,11 +115,16 @@ class QueueServer(JobServer):
     @bind_in("put", "rep", concurrency=1000)
     def put(self, socket: Any, received: ReceivedData) -> Envelope | Problem:
         """Take a job, and answer when it is kept."""
+        if is_problem(received.envelope):  # a worker takes it for an answer to its own
+            return problem_of(InvalidData("a problem cannot be a job"))
         id, mimetype, _ = received.envelope._frames[-3:]
         number = self.jobs.find(id)
         if number is None:
+            priority = self.priority(received)
             try:
-                job = self.jobs.put((id, mimetype, received.data), self.priority(received))
+                job = self.jobs.put((id, mimetype, received.data), priority)
+            except TooLarge as error:
+                return problem_of(InvalidData(str(error)))
             except QueueFull as error:
                 if not self._full:
                     log.warning("%s: %s", self.name, error)
@@ -171,7 +177,8 @@ class QueueServer(JobServer):
                 self._journal.finished(job)
         else:
             useless = 400 <= problem.status < 500  # it would be refused again
-            self._try_again(self.jobs.fail(number, worker, f"{problem.title}: {problem.detail}", useless))
+            reason = f"{problem.title}: {problem.detail}"[:_MOST_REASON]
+            self._try_again(self.jobs.fail(number, worker, reason, useless))
 
     def _returned(self, worker: bytes, number: int) -> None:
         self.jobs.give_back(number, worker)
@@ -191,7 +198,8 @@ class QueueServer(JobServer):
         elif at_once:
             self.jobs.retry(job.number)
         else:
-            delay = min(self.own.retry_delay * 2.0 ** (job.failures - 1), _MOST_DELAY)
+            doublings = min(job.failures - 1, _MOST_DOUBLINGS)
+            delay = min(self.own.retry_delay * 2.0**doublings, _MOST_DELAY)
             heapq.heappush(self._delayed, (time.monotonic() + delay, job.number))
             self._another_delayed.set()
 

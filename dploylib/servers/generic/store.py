@@ -7,7 +7,7 @@ import itertools
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
@@ -16,6 +16,8 @@ from ...errors import StoreError
 from .jobs import Job
 
 __all__ = ["Journal", "NoJournal", "SQLiteStore"]
+
+_Result = TypeVar("_Result")
 
 _VERSION = 1
 _SCHEMA = """
@@ -72,16 +74,30 @@ class NoJournal:
 class Journal(NoJournal):
     """Has what becomes of jobs written, with as much as there is in one commit (group commit).
 
-    `run` is to run in a greenlet, and `close` is to be called in the end. The store is used in a thread of its own.
+    It takes what `SQLiteStore` takes, and raises what that raises. `run` is to run in a greenlet, and `close` is to be
+    called in the end. The store is used in a thread of its own.
     """
 
-    def __init__(self, store: SQLiteStore) -> None:
-        self._store = store
+    def __init__(self, path: str | os.PathLike[str], fsync: bool = True, remembered: int = 0) -> None:
         self._pool = ThreadPool(1)
+        try:
+            self._store = self._in_thread(SQLiteStore, path, fsync, remembered)
+        except BaseException:
+            self._pool.kill()
+            raise
         self._batch = Batch()  # to be written next
         self._writing: Batch | None = None
         self._something = Event()
         self._broken = False
+
+    def load(self) -> tuple[list[Job], list[tuple[bytes, int]]]:
+        """What `SQLiteStore.load` returns. When it raises `StoreError`, this is closed."""
+        try:
+            return self._in_thread(self._store.load)
+        except BaseException:
+            self._broken = True
+            self.close()
+            raise
 
     def put(self, job: Job) -> None:
         """A job was put."""
@@ -131,7 +147,7 @@ class Journal(NoJournal):
         batch, self._batch = self._batch, Batch()
         self._writing = batch
         try:
-            self._pool.apply(self._store.write, (batch,))
+            self._in_thread(self._store.write, batch)
         except Exception:
             self._broken = True
             raise
@@ -147,8 +163,14 @@ class Journal(NoJournal):
                 self._batch.then.clear()
                 self._write()  # after the commit that is going on, if any: there is one thread
         finally:
-            self._pool.apply(self._store.close)
+            self._in_thread(self._store.close)
             self._pool.kill()
+
+    def _in_thread(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        result, error = self._pool.apply(_outcome, (function, arguments))
+        if error is not None:
+            raise error
+        return cast(_Result, result)
 
 
 class SQLiteStore:
@@ -173,8 +195,7 @@ class SQLiteStore:
                 self._prepare(fsync)
                 undo.pop_all()
         except sqlite3.Error as error:
-            used = "; it is used by another process" if "locked" in str(error) else ""
-            raise StoreError(f"cannot keep jobs in {os.path.abspath(self.path)}: {error}{used}") from error
+            raise self._error(error) from error
 
     def _prepare(self, fsync: bool) -> None:
         execute = self._connection.execute
@@ -193,7 +214,16 @@ class SQLiteStore:
         execute("COMMIT")
 
     def load(self) -> tuple[list[Job], list[tuple[bytes, int]]]:
-        """The jobs that are not finished, and the ids and numbers of those that were finished last."""
+        """The jobs that are not finished, and the ids and numbers of those that were finished last.
+
+        Raises `StoreError`.
+        """
+        try:
+            return self._load()
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+    def _load(self) -> tuple[list[Job], list[tuple[bytes, int]]]:
         execute = self._connection.execute
         jobs: list[Job] = []
         for number, id, mimetype, body, priority, *tries in execute(
@@ -212,7 +242,13 @@ class SQLiteStore:
         return jobs, [(id.encode(), number) for id, number in reversed(finished)]
 
     def write(self, batch: Batch) -> None:
-        """Write all changes of a batch, or none."""
+        """Write all changes of a batch, or none. Raises `StoreError`."""
+        try:
+            self._write(batch)
+        except sqlite3.Error as error:
+            raise self._error(error) from error
+
+    def _write(self, batch: Batch) -> None:
         execute = self._connection.execute
         execute("BEGIN")
         try:
@@ -234,6 +270,18 @@ class SQLiteStore:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    def _error(self, error: sqlite3.Error) -> StoreError:
+        used = "; it is used by another process" if "locked" in str(error) else ""
+        return StoreError(f"cannot keep jobs in {os.path.abspath(self.path)}: {error}{used}")
+
+
+def _outcome(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, Exception | None]:
+    """What a function returns and what it raises, which the pool would print."""
+    try:
+        return function(*arguments), None
+    except Exception as error:  # noqa: BLE001 - it is raised where it was called for
+        return None, error
 
 
 def _statements(batch: Batch) -> Iterator[tuple[str, list[Any]]]:

@@ -55,9 +55,15 @@ class Worker(Server):
 
     def setup(self) -> None:
         """Begin to take jobs."""
-        if len(self.settings.socket_info("jobs").uris) > 1:
+        info = self.settings.socket_info("jobs")
+        if len(info.uris) > 1:
             raise DeclarationError(
                 f"server {self.name!r}, socket 'jobs': a worker has one endpoint; add another server for each other one"
+            )
+        if any(option.lower() in ("routing_id", "identity") for option, _ in info.option_pairs):
+            raise DeclarationError(
+                f"server {self.name!r}, socket 'jobs': a worker has no routing_id of its own: by a new one, the "
+                "queue sees that a connection was lost, and with it what was on its way"
             )
         self.spawn(self._announce)
 

@@ -50,7 +50,7 @@ class Workforce:
         self._update(id, worker)
 
     def next(self) -> bytes | None:
-        """Who gets the next job: of those that can take one, who got its last one longest ago. None if nobody can."""
+        """Who gets the next job: who could take one, and got none, for the longest time. None if nobody can."""
         return next(iter(self._free), None)
 
     def hold(self, id: bytes, number: int) -> None:
