@@ -131,14 +131,8 @@ class JobQueue:
 
     def done(self, number: int) -> Job | None:
         """Remove a job, whatever it is about to be: whoever has done it, it is done. None if there is none."""
-        job = self._jobs.pop(number, None)
-        if job is None:
-            return None
-        self.counts[job.state] -= 1
-        self.bytes -= _size(job.frames)
-        job.holder = None
-        if job.id:
-            del self._numbers_by_id[job.id]
+        job = self._remove(number)
+        if job is not None and job.id:
             self._finished[job.id] = number
             while len(self._finished) > self.remembered:
                 self._finished.popitem(last=False)
@@ -181,8 +175,18 @@ class JobQueue:
         return job
 
     def discard(self, number: int) -> Job | None:
-        """Remove a dead job. None if there is none of that number."""
-        return None if self._in_state(number, "dead") is None else self.done(number)
+        """Remove a dead job, whose id can be put again. None if there is none of that number."""
+        return None if self._in_state(number, "dead") is None else self._remove(number)
+
+    def _remove(self, number: int) -> Job | None:
+        job = self._jobs.pop(number, None)
+        if job is not None:
+            self.counts[job.state] -= 1
+            self.bytes -= _size(job.frames)
+            job.holder = None
+            if job.id:
+                del self._numbers_by_id[job.id]
+        return job
 
     def _in_state(self, number: int, state: str) -> Job | None:
         job = self._jobs.get(number)

@@ -154,7 +154,7 @@ class QueueServer(JobServer):
             self._journal.tried(job)
             self._hand_out()
         else:
-            self._journal.finished(job)
+            self._journal.discarded(job)
         self._journal.sync()
         return _described(job)
 

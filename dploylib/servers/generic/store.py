@@ -63,6 +63,9 @@ class NoJournal:
     def finished(self, job: Job) -> None:
         """A job is done."""
 
+    def discarded(self, job: Job) -> None:
+        """A job is gone, and its id is not to be remembered."""
+
     def then(self, function: Callable[[], None]) -> None:
         """Call a function when all that was told before is written."""
         function()
@@ -113,6 +116,11 @@ class Journal(NoJournal):
     def finished(self, job: Job) -> None:
         """A job is done."""
         self._batch.finished.append((job.number, job.id))
+        self._something.set()
+
+    def discarded(self, job: Job) -> None:
+        """A job is gone, and its id is not to be remembered."""
+        self._batch.finished.append((job.number, b""))
         self._something.set()
 
     def then(self, function: Callable[[], None]) -> None:

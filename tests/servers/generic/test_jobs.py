@@ -118,7 +118,8 @@ class JobQueueMachine(RuleBasedStateMachine):
     @rule(number=consumes(numbers))
     def discard(self, number):
         entry = self.entry(number, "dead")
-        self.finish(entry)
+        if entry is not None:
+            del self.entries[number]
         job = self.queue.discard(number)
         assert (job and job.number) == (entry and entry.number)
 

@@ -217,6 +217,19 @@ def test_a_job_that_is_refused_as_bad_is_dead_at_once(start_queue, put, bare_wor
     settled(it)
 
 
+@pytest.mark.parametrize("path", [None, "jobs.db"])
+def test_a_discarded_job_can_be_put_again_by_its_id(start_queue, put, bare_worker, admin, settled, tmp_path, path):
+    it = start_queue(path=path and str(tmp_path / path))
+    number = put(it, "bad", id=b"it")
+    worker = bare_worker(it)
+    worker.answer(worker.job(), *problem("invalid-data", 422))
+    settled(it, dead=1)
+    assert put(it, "good", id=b"it") == number  # it is known, and waits for a decision
+    assert admin(it, do="discard", job=number)["job"] == number
+    assert put(it, "good", id=b"it") != number
+    assert worker.text() == "good"
+
+
 @pytest.mark.parametrize("kind", ["shutting-down", "overloaded"])
 def test_a_job_that_was_not_begun_goes_to_another_and_has_not_failed(start_queue, put, bare_worker, wait_until, kind):
     it = start_queue()
