@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import gevent
 import msgspec
 
 from dploylib import servers
@@ -26,6 +27,7 @@ from .processes import kill_group, kill_strays, lines_of, start
 
 class BuildSettings(HomeSettings, frozen=True, kw_only=True):
     orders: str  # the endpoint of the queue for the zone
+    build_timeout: float = 600.0  # seconds for each command of a build
 
 
 class EnvChange(msgspec.Struct):
@@ -103,15 +105,17 @@ class BuildCenter(JobServer):
 
     def run(self, id, command, directory):
         """Run a command, and broadcast what it says."""
+        name, seconds = " ".join(map(str, command[1:4])), self.own.build_timeout
         process = start(list(map(str, command)), directory, {}, str(self.home))
         try:
-            for line in lines_of(process):
-                self.line(id, line)
-            status = process.wait()
+            with gevent.Timeout(seconds, Unusable(f"{name} takes longer than {seconds:g} s")):
+                for line in lines_of(process):
+                    self.line(id, line)
+                status = process.wait()
         finally:
             kill_group(process)  # also if this handler is ended
         if status != 0:
-            raise Unusable(f"{' '.join(map(str, command[1:4]))} failed with status {status}: see above")
+            raise Unusable(f"{name} failed with status {status}: see above")
 
     # Releases --------------------------------------------------------------------------------------------------
 

@@ -106,10 +106,10 @@ class AppProcess:
         if self._process:
             kill_group(self._process, signal.SIGTERM)
         self._keeping.join(patience)
-        if not self._keeping.ready():
+        if self._process:
             self._on_line(f"[does not end within {patience:g} s, and is killed]")
             kill_group(self._process)
-            self._keeping.join()
+        self._keeping.join()
 
     def _keep(self):
         pause, most = BACKOFF[0] / 2, BACKOFF[1]

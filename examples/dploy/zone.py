@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import socket
+import sqlite3
 import sys
 import time
 import urllib.request
@@ -286,10 +287,12 @@ class Zone(JobServer):
     # Processes and logs ----------------------------------------------------------------------------------------
 
     def note_process(self, pid):
-        self.database.execute("REPLACE INTO processes VALUES (?, ?)", [pid, born(pid) or ""])
+        with contextlib.suppress(sqlite3.Error):  # a full disk: it has our mark, too
+            self.database.execute("REPLACE INTO processes VALUES (?, ?)", [pid, born(pid) or ""])
 
     def forget_process(self, pid):
-        self.database.execute("DELETE FROM processes WHERE pid = ?", [pid])
+        with contextlib.suppress(sqlite3.Error):
+            self.database.execute("DELETE FROM processes WHERE pid = ?", [pid])
 
     def log_line(self, app, process, text):
         line = f"{datetime.now().isoformat(timespec='milliseconds')} {process}: {text}"

@@ -5,11 +5,14 @@ import re
 import signal
 
 import gevent
+import msgspec
 import pytest
 
 from dploylib.messages import BuildRequest, EnvVars, ZoneDeployOrder, new_broadcast_id
 from dploylib.transport import Envelope, ReceivedData
 from dploylib.transport.codecs import ObjectDecoder
+from examples.dploy.files import Unusable
+from examples.dploy.processes import find_marked
 from tests.dploy.conftest import SAMPLE, get
 
 COMMIT = "0" * 40
@@ -78,6 +81,17 @@ def test_requirements_that_cannot_be_installed_make_no_release(dploy, app):
     assert re.search(r"│ ERROR: .*nothing", said)
     assert said.endswith("-m pip --python failed with status 1: see above\n")
     assert "there is no release of poor" in dploy("releases", "poor")[1]
+
+
+def test_a_build_that_takes_too_long_is_ended(service, tmp_path, wait_until):
+    build = service.servers["build"]
+    build.own = msgspec.structs.replace(build.own, build_timeout=0.1)
+    try:
+        with pytest.raises(Unusable, match=r"^-c sleep 600 takes longer than 0\.1 s$"):
+            build.run("endless", ["/bin/sh", "-c", "sleep 600"], tmp_path)
+    finally:
+        del build.own
+    wait_until(lambda: not find_marked(str(build.home)))  # SIGKILL needs a moment
 
 
 def test_how_a_job_ended_is_known_when_its_last_broadcast_is_lost(dploy, service):
