@@ -13,7 +13,7 @@ import msgspec
 from gevent.event import Event
 from msgspec import Meta
 
-from ...errors import InvalidData, Overloaded
+from ...errors import InvalidData, Overloaded, StoreError
 from ...transport import JSON_MIMETYPE, Envelope, Metadata, Problem, ReceivedData
 from ...transport.problems import is_problem, problem_of
 from ..declare import bind_in
@@ -89,8 +89,11 @@ class QueueServer(JobServer):
         jobs: list[Job] = []
         finished: list[tuple[bytes, int]] = []
         if own.path is not None:
-            self._journal = journal = Journal(own.path, own.fsync, own.remembered_ids)
-            jobs, finished = journal.load()
+            try:
+                self._journal = journal = Journal(own.path, own.fsync, own.remembered_ids)
+                jobs, finished = journal.load()
+            except StoreError as error:
+                raise StoreError(f"server {self.name!r} (settings.{self.name}.path): {error}") from error
             self.spawn(journal.run)
         self.jobs = JobQueue(own.max_jobs, own.max_bytes, own.max_tries, own.remembered_ids, jobs, finished)
         self._full = False

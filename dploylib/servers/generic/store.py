@@ -280,8 +280,11 @@ class SQLiteStore:
         self._connection.close()
 
     def _error(self, error: sqlite3.Error) -> StoreError:
-        used = "; it is used by another process" if "locked" in str(error) else ""
-        return StoreError(f"cannot keep jobs in {os.path.abspath(self.path)}: {error}{used}")
+        path = os.path.abspath(self.path)
+        hint = "; it is used by another process" if "locked" in str(error) else ""
+        if not os.path.isdir(os.path.dirname(path)):
+            hint = f"; the directory {os.path.dirname(path)} does not exist"
+        return StoreError(f"cannot keep jobs in {path}: {error}{hint}")
 
 
 def _outcome(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, Exception | None]:

@@ -259,7 +259,11 @@ def test_run_says_in_one_line_what_is_wrong_with_the_file(tmp_path):
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30)
     assert ended.returncode != 0
     last = ended.stderr.splitlines()[-1]
-    assert last == f"Error: cannot keep jobs in {tmp_path}/missing/jobs.db: unable to open database file"
+    assert last == (
+        "Error: server 'jobs' (settings.jobs.path): "
+        f"cannot keep jobs in {tmp_path}/missing/jobs.db: unable to open database file; "
+        f"the directory {tmp_path}/missing does not exist"
+    )
     assert "Traceback" not in ended.stderr
 
 
