@@ -21,7 +21,7 @@ from dploylib.messages.store import EnvVarsStore
 from dploylib.services import Service, ServiceTemplate
 
 from .files import Unusable, checked_name, fetch, pack, read_processes, unpack
-from .jobs import HomeSettings, JobServer
+from .jobs import HomeSettings, JobWorker
 from .processes import kill_group, kill_strays, lines_of, start
 
 
@@ -38,7 +38,7 @@ class EnvChange(msgspec.Struct):
     variables: dict[str, str | None] = {}
 
 
-class BuildCenter(JobServer):
+class BuildCenter(JobWorker):
     """Makes a release of each build request, and orders the zone to deploy it."""
 
     deserializer = BuildRequest

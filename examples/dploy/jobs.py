@@ -35,7 +35,7 @@ class HomeSettings(msgspec.Struct, frozen=True, kw_only=True):
     home: str  # the directory for what is kept
 
 
-class JobServer(Worker):
+class JobWorker(Worker):
     """Works on jobs, broadcasts how they go under their ids, and remembers how each ended.
 
     A job may come a second time, when somebody was killed in the middle of it. Then what is known is told again, or it
@@ -49,7 +49,7 @@ class JobServer(Worker):
     def setup(self):
         super().setup()
         self.home = Path(self.own.home).absolute()
-        self.database = open_database(self.home / "state.db", JobServer.schema + self.schema)
+        self.database = open_database(self.home / "state.db", JobWorker.schema + self.schema)
         self.locks = WeakValueDictionary()
 
     def teardown(self):

@@ -33,7 +33,7 @@ from dploylib.messages import AppRelease, ZoneDeployOrder, ZoneStopDeploy
 from dploylib.services import Service, ServiceTemplate
 
 from .files import Unusable, checked_name, fetch, unpack
-from .jobs import HomeSettings, JobServer
+from .jobs import HomeSettings, JobWorker
 from .processes import AppProcess, born, kill_strays
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def health_flaw(url):
     return None
 
 
-class Zone(JobServer):
+class Zone(JobWorker):
     """Runs one release of each app, as it is ordered to."""
 
     deserializer = Order
