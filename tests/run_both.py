@@ -1,23 +1,45 @@
-"""Run the tests twice at once, plain and monkey-patched: one pass leaves half of two cores idle.
+"""Run the tests twice at once, plain and monkey-patched, and the hard ones beside them: two passes leave cores idle.
 
-The arguments are those of pytest. What the second pass says is printed when the first one is done.
+With arguments, those of pytest, only the two passes run, of what the arguments say. What the passes but the first one
+say is printed when they are done.
 """
 
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
-with tempfile.TemporaryFile() as said:
-    print("plain, while the monkey-patched pass runs beside it", flush=True)
-    patched = subprocess.Popen(
-        [sys.executable, "-m", "dploylib.testing", *sys.argv[1:]], stdout=said, stderr=subprocess.STDOUT
-    )
-    try:
-        plain = subprocess.call([sys.executable, "-m", "pytest", *sys.argv[1:]])
-        patched.wait()
-    finally:
-        patched.kill()
-    print("monkey-patched", flush=True)
-    said.seek(0)
-    sys.stdout.buffer.write(said.read())
-sys.exit(plain or patched.returncode)
+HARD = "tests/hard"
+PLAIN, PATCHED = "pytest", "dploylib.testing"
+
+
+def run(passes, output=None):
+    """Run passes one after the other, and return their statuses."""
+    commands = [[sys.executable, "-m", module, *arguments] for module, arguments in passes]
+    return [subprocess.call(command, stdout=output, stderr=output and subprocess.STDOUT) for command in commands]
+
+
+def main(arguments):
+    both = arguments or [f"--ignore={HARD}"]
+    beside = {"monkey-patched": [(PATCHED, both)]}
+    if not arguments:
+        beside["hard, plain and then monkey-patched"] = [(PLAIN, [HARD]), (PATCHED, [HARD])]
+    with ThreadPoolExecutor() as threads, ExitStack() as stack:
+        running = {}
+        for name, passes in beside.items():
+            output = stack.enter_context(tempfile.TemporaryFile())
+            running[name] = output, threads.submit(run, passes, output)
+        print(f"plain; beside it run: {'; '.join(beside)}", flush=True)
+        statuses = run([(PLAIN, both)])
+        for name, (output, passes) in running.items():
+            statuses += passes.result()
+            print(name, flush=True)
+            output.seek(0)
+            sys.stdout.buffer.write(output.read())
+            sys.stdout.flush()
+    return any(statuses)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
