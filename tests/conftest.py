@@ -1,5 +1,6 @@
 """Fixtures that the tests share. Every test runs plain and monkey-patched (`make unit-patched`)."""
 
+import gc
 import os
 import shutil
 import signal
@@ -25,6 +26,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long one example takes depends on the machine, and says nothing about correctness.
 hypothesis.settings.register_profile("dploylib", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("dploylib")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_leak_checks() -> None:
+    """Leave what was there before a module out of what leak checks look at, again and again: a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
