@@ -129,7 +129,7 @@ def _log_error(stack: traceback.StackSummary, what: str) -> None:
 
 def _owner(bottom: FrameType, hub: Any) -> Any:
     """The greenlet whose outermost frame this is."""
-    for one in filter(is_active, all_greenlets()):
+    for one in filter(is_active, [*all_greenlets(), hub, main_of(hub)]):  # gc.freeze() hides those from the collector
         # What runs has no frame of its own: it has that of its thread.
         frame = one.gr_frame or (sys._current_frames().get(hub.thread_ident) if main_of(one) is main_of(hub) else None)
         if frame is not None and _bottom(frame) is bottom:
