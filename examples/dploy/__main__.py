@@ -208,7 +208,7 @@ def ps():
 
 @main.command()
 @click.argument("app")
-@click.option("-n", "--lines", default=100, show_default=True, help="How many lines from before.")
+@click.option("-n", "--lines", type=click.IntRange(0), default=100, show_default=True, help="How many from before.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is logged from now on.")
 def logs(app, lines, follow):
     """Show what an app logs."""

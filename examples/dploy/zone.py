@@ -20,6 +20,7 @@ from datetime import datetime
 from http.client import HTTPException
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Annotated
 from uuid import uuid4
 
 import gevent
@@ -51,7 +52,7 @@ class ZoneSettings(HomeSettings, frozen=True, kw_only=True):
 
 class LogRequest(msgspec.Struct):
     app: str
-    lines: int = 100
+    lines: Annotated[int, msgspec.Meta(ge=0)] = 100
 
 
 class Order:
@@ -310,6 +311,8 @@ class Zone(JobWorker):
     def tell_logs(self, socket, received):
         """The last lines that an app has logged."""
         path = self.home / "logs" / f"{checked_name(received.obj.app)}.log"
+        if not path.exists():
+            raise Unusable(f"{received.obj.app} has logged nothing here: see `dploy ps`")
         lines = deque(maxlen=received.obj.lines)
         for one in (path.with_suffix(".log.1"), path):
             if one.exists():
