@@ -192,6 +192,8 @@ def test_a_job_that_comes_again_makes_no_second_release(service):
         (["rollback", "nothing", "3"], "there is no release of nothing"),
         (["env", "set", "sample", "GREETING"], "expected NAME=VALUE, got 'GREETING'"),
         (["logs", "No"], "'No' is no name"),
+        (["logs", "nobody"], "nobody has logged nothing here: see `dploy ps`"),
+        (["logs", "sample", "--lines", "-1"], "Invalid value for '-n' / '--lines': -1 is not in the range x>=0"),
     ],
 )
 def test_what_cannot_be_done_is_told(dploy, command, error):
