@@ -30,9 +30,10 @@ def end_quietly_by_signals() -> None:
     """Let SIGTERM end the command as Ctrl-C does, so that everything is closed, and gevent print nothing about that."""
     import gevent
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.SIGTERM))
     hub = gevent.get_hub()
     hub.NOT_ERROR = (*hub.NOT_ERROR, KeyboardInterrupt)
+    gevent.sleep(0)  # the hub begins to run: a signal in the middle of that would be an error of its own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.SIGTERM))
 
 
 @contextlib.contextmanager
