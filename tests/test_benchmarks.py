@@ -309,7 +309,8 @@ def test_cpu_time_goes_forward():
     before = process.cpu(os.getpid())
     while (process.cpu(os.getpid()) - before).main_thread <= 0:
         pass
-    assert process.peak_resident(os.getpid()) >= process.resident(os.getpid()) > 0
+    resident = process.resident(os.getpid())  # first of all: it grows with what reads it
+    assert process.peak_resident(os.getpid()) >= resident > 0
 
 
 # Real runs, as short as can be
