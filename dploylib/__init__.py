@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dploylib import errors
     from dploylib.clients import ListeningClient, ObservableServiceClient, PushClient, RequestClient
     from dploylib.errors import DployError
+    from dploylib.security import Peer, Security
     from dploylib.servers import Handler, Server, bind, bind_in, connect, connect_in, every, offload
     from dploylib.services import Service
     from dploylib.transport import Context, Envelope, ReceivedData, Socket
@@ -26,9 +27,11 @@ __all__ = [
     "Handler",
     "ListeningClient",
     "ObservableServiceClient",
+    "Peer",
     "PushClient",
     "ReceivedData",
     "RequestClient",
+    "Security",
     "Server",
     "Service",
     "Socket",
@@ -51,9 +54,11 @@ _HOMES = {
     "Handler": "servers",
     "ListeningClient": "clients",
     "ObservableServiceClient": "clients",
+    "Peer": "security",
     "PushClient": "clients",
     "ReceivedData": "transport",
     "RequestClient": "clients",
+    "Security": "security",
     "Server": "servers",
     "Service": "services",
     "Socket": "transport",
@@ -66,7 +71,7 @@ _HOMES = {
 }
 # So that `import dploylib` is enough for `dploylib.errors.DployError`.
 _SUBMODULES = frozenset(
-    {"cli", "clients", "config", "errors", "messages", "servers", "services", "testing", "transport"}
+    {"cli", "clients", "config", "errors", "messages", "security", "servers", "services", "testing", "transport"}
 )
 
 

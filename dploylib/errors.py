@@ -24,16 +24,21 @@ __all__ = [
     "DployError",
     "EndpointError",
     "FollowTimeout",
+    "Forbidden",
     "HandlerEnded",
     "HandlerTimeout",
+    "HandshakeFailed",
+    "InsecureEndpoint",
     "InvalidData",
     "InvalidMessage",
     "LeftBehind",
     "MalformedEnvelope",
+    "MechanismMismatch",
     "MissingPackage",
     "ModuleFailed",
     "ModuleNotFound",
     "NoReply",
+    "NotAuthorized",
     "Overloaded",
     "PeerError",
     "ProcessDied",
@@ -41,6 +46,7 @@ __all__ = [
     "RemoteError",
     "RemoteFailure",
     "RequestTimeout",
+    "SecurityError",
     "SendTimeout",
     "ServerFailing",
     "ServerNotInConfiguration",
@@ -59,6 +65,7 @@ __all__ = [
     "UnknownSocketType",
     "Unroutable",
     "WorkerLost",
+    "WrongServerKey",
 ]
 
 
@@ -198,6 +205,55 @@ class TransientError(TransportError):
     """
 
 
+# Security ------------------------------------------------------------------------------------------------------
+
+
+class SecurityError(DployError, ValueError):
+    """Keys, passwords or lists of them that cannot be used. The text says which file, why, and how to mend it.
+
+    `setting` is the setting of `Security` that is to be changed, where it is that. No secret is in the text.
+    """
+
+    def __init__(self, message: str, setting: str | None = None) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.setting)
+
+
+class InsecureEndpoint(EndpointError):
+    """An endpoint over which a password would go unencrypted to another machine, or come from one."""
+
+
+class HandshakeFailed(TransportError, ConnectionError):
+    """There is a server at `endpoint`, but it and this client do not agree on how to talk.
+
+    Nothing was sent. `elapsed` is in seconds, `known` says what was wrong and how to mend it.
+    """
+
+    def __init__(self, endpoint: str, elapsed: float, known: str) -> None:
+        super().__init__(f"{endpoint}: {known}")
+        self.endpoint = endpoint
+        self.elapsed = elapsed
+        self.known = known
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.endpoint, self.elapsed, self.known)
+
+
+class NotAuthorized(HandshakeFailed):
+    """The server does not let this client in: not with this key, user name and password, or from this address."""
+
+
+class WrongServerKey(HandshakeFailed):
+    """The server is another one than the client was told: it does not have the secret key to the given `server_key`."""
+
+
+class MechanismMismatch(HandshakeFailed):
+    """One of both wants CURVE or PLAIN, and the other one wants something else, or nothing."""
+
+
 # Calls of clients ----------------------------------------------------------------------------------------------
 
 
@@ -283,6 +339,10 @@ class HandlerTimeout(DployError, TimeoutError):
 
 class DeadlineExceeded(DployError, TimeoutError):
     """The caller waits no longer, as it said when it called: its handler was given up, or not even begun."""
+
+
+class Forbidden(PeerError):
+    """Who sent the message may not: the handler is for others (`servers.allow`)."""
 
 
 class NoReply(DployError):

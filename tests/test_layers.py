@@ -11,14 +11,15 @@ PACKAGE = Path(__file__).parent.parent / "dploylib"
 
 # Every part may also import itself. The main line is
 # cli -> daemon -> control -> services -> servers -> transport -> errors, each seeing all that is below it.
-BESIDE_SERVERS = {"errors", "transport", "config", "messages"}
+BESIDE_SERVERS = {"errors", "security", "transport", "config", "messages"}
 BESIDE_SERVICES = BESIDE_SERVERS | {"servers", "clients"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "config": {"errors"},
+    "security": {"errors"},
+    "config": {"errors", "security"},
     "messages": {"errors"},
-    "transport": {"errors"},
-    "clients": {"errors", "transport", "messages"},
+    "transport": {"errors", "security"},
+    "clients": {"errors", "security", "transport", "messages"},
     "servers": BESIDE_SERVERS,
     "services": BESIDE_SERVICES,
     "control": BESIDE_SERVICES | {"services"},

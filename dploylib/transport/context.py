@@ -12,6 +12,7 @@ import zmq.green
 from gevent.event import Event
 
 from ..errors import SocketClosed, TransportError
+from ..security import Credentials, Security
 from .options import Options, option_pairs, socket_type_constant
 from .socket import Socket
 from .spawning import start_thread
@@ -26,7 +27,8 @@ class Context:
     """A wrapper around a ZeroMQ context.
 
     `zmq_context` is a `zmq.green.Context`, or a plain `zmq.Context`: then its sockets block the thread that waits.
-    `green` says which it is. inproc endpoints are known within one context only.
+    `green` says which it is. inproc endpoints are known within one context only. `credentials` secure the sockets that
+    are made without any of their own.
     """
 
     _instance: ClassVar[Context | None] = None
@@ -36,6 +38,7 @@ class Context:
             raise TypeError(f"expected a zmq.green.Context or zmq.Context, got {zmq_context!r}; see Context.new()")
         self._zmq_context: zmq.Context[Any] = zmq_context
         self.green = isinstance(zmq_context, zmq.green.Context)
+        self.credentials: Credentials | None = None
         self._terminates = False
         self._linger: int | None = None
         self._termination: Event | None = None
@@ -43,9 +46,14 @@ class Context:
         self._sockets: set[Socket] = set()
 
     @classmethod
-    def new(cls) -> Context:
-        """A new context of `zmq.green`, whose sockets linger for `DEFAULT_LINGER` seconds when closed."""
+    def new(cls, security: Security | None = None) -> Context:
+        """A new context of `zmq.green`, whose sockets linger for `DEFAULT_LINGER` seconds when closed.
+
+        `security` is how those are secured that are not secured otherwise. Raises `SecurityError`.
+        """
+        credentials = None if security is None else Credentials(security)
         context = cls(zmq.green.Context())
+        context.credentials = credentials
         context._terminates = True
         context._linger = int(DEFAULT_LINGER * 1000)
         return context
@@ -69,6 +77,7 @@ class Context:
         """
         other = Context(self._zmq_context)
         other._linger = self._linger
+        other.credentials = self.credentials
         return other
 
     @property
@@ -81,11 +90,14 @@ class Context:
         """Whether the context was closed."""
         return bool(self._zmq_context.closed)
 
-    def socket(self, socket_type: str, options: Options | None = None) -> Socket:
+    def socket(
+        self, socket_type: str, options: Options | None = None, credentials: Credentials | None = None
+    ) -> Socket:
         """A new socket of this type, by lowercase name, with these options set.
 
-        Raises `UnknownSocketType`, `UnknownOption`, `SocketClosed` when the context was closed, or `TransportError`
-        when there can be no more sockets.
+        `credentials` secure it, when it is bound or connected; those of the context, unless given. Raises
+        `UnknownSocketType`, `UnknownOption`, `SocketClosed` when the context was closed, or `TransportError` when there
+        can be no more sockets.
         """
         constant = socket_type_constant(socket_type)
         pairs = option_pairs(options)
@@ -101,6 +113,7 @@ class Context:
             zmq_socket.close(linger=0)
             raise
         socket._waiter.shared = False  # until somebody asks for it
+        socket.credentials = credentials or self.credentials
         try:
             for name, value in [("linger", self._linger), *pairs] if self._linger is not None else pairs:
                 socket.set_option(name, value)

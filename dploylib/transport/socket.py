@@ -18,6 +18,7 @@ from zmq.backend import Socket as _CSocket
 from ..errors import (
     AddressInUse,
     EndpointError,
+    InsecureEndpoint,
     MalformedEnvelope,
     ReceiveTimeout,
     SendTimeout,
@@ -28,10 +29,11 @@ from ..errors import (
     UnknownOption,
     Unroutable,
 )
+from ..security import Credentials
 from .codecs import JSON_MIMETYPE, TEXT_MIMETYPE, decode_data, decode_object, decode_text, encode_object
 from .envelope import MAX_FRAMES, Envelope, adopt
 from .ipc_lock import IpcLock, is_no_socket, lockable_path
-from .options import Options, option_constant, option_value, socket_type_name
+from .options import Options, option_constant, option_pairs, option_value, socket_type_name
 from .reading import LARGE, ROUTING_TYPES, TURN_TYPES, reader_for
 from .received import ReceivedData
 from .waiting import GreenWaiter, TimeIsUp, waiter_for
@@ -135,6 +137,7 @@ class Socket(Sender):
         self._counts_drops = False
         self._blocks_briefly = False
         self._max_frames = self._most_frames = MAX_FRAMES
+        self.credentials: Credentials | None = None  # what later binds and connects are secured by
         self.subscribed = False  # whether a subscription was ever made
         self.sent = 0
         self.received = 0
@@ -379,7 +382,12 @@ class Socket(Sender):
         return port
 
     def connect(self, uri: str) -> None:
-        """Connect to an endpoint. The peer need not be there yet. Raises `EndpointError`."""
+        """Connect to an endpoint. The peer need not be there yet.
+
+        Raises `EndpointError`; `SecurityError` when the socket's credentials are not for this.
+        """
+        if self.credentials is not None:
+            self._secure("connect to", self.credentials, uri, self.credentials.connect_options())
         self._attach("connect to", self._zmq_socket.connect, uri)
         self._endpoints.append(uri)
 
@@ -401,6 +409,13 @@ class Socket(Sender):
             raise EndpointError(f"cannot disconnect from {uri}: the socket is bound to it", self)
         self._attach("disconnect from", self._zmq_socket.disconnect, uri)
         self._forget(uri)
+
+    def _secure(self, verb: str, credentials: Credentials, uri: str, options: Options) -> None:
+        """Set what the credentials say for this endpoint. Each has the options that were set when it was attached."""
+        if flaw := credentials.flaw_of(uri):
+            raise InsecureEndpoint(f"cannot {verb} {uri}: {flaw}", self)
+        for name, value in option_pairs(options):
+            self.set_option(name, value)
 
     def _attach(self, verb: str, call: Callable[[str], Any], uri: str) -> None:
         try:

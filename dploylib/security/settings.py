@@ -1,0 +1,153 @@
+"""What a socket is secured by, as a configuration or a program says it. Files are read by `Credentials`."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from .keys import is_key
+
+__all__ = ["ANYBODY", "MECHANISMS", "Security", "ServiceSecurity", "network_of"]
+
+MECHANISMS: Final = ("curve", "plain", "none")
+"""The security mechanisms of ZeroMQ that there are here: CURVE, PLAIN, and NULL, which is none."""
+
+ANYBODY: Final = "any"
+"""Stands for all keys, where those of clients are asked for."""
+
+_SECRET_FIELDS: Final = ("password",)
+_MOST_CONNECTIONS: Final = 1_000_000
+
+
+def network_of(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """An address (`10.0.0.1`) or network (`10.0.0.0/8`). Raises `ValueError`."""
+    return ipaddress.ip_network(text)
+
+
+def _mechanism_flaw(word: object) -> str | None:
+    return None if word in MECHANISMS or not isinstance(word, str) else f"expected {' or '.join(MECHANISMS)}"
+
+
+def _network_flaw(text: object) -> str | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        network_of(text)
+    except ValueError as error:
+        return f"expected an IP address or network, such as 10.0.0.0/8 ({error})"
+    return None
+
+
+def _denied_flaw(text: object) -> str | None:
+    return None if isinstance(text, str) and is_key(text) else _network_flaw(text)
+
+
+def _permissions_flaw(text: object) -> str | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    return None if 0 <= mode <= 0o777 else "expected the octal permissions of a file in quotes, such as '0660'"
+
+
+def _flaw(function: Any, **schema: Any) -> Meta:
+    return Meta(extra={"flaw": function}, extra_json_schema=schema)
+
+
+_Mechanism: TypeAlias = Annotated[str, _flaw(_mechanism_flaw, enum=list(MECHANISMS))]
+_Networks: TypeAlias = list[Annotated[str, _flaw(_network_flaw)]]
+_Denied: TypeAlias = list[Annotated[str, _flaw(_denied_flaw)]]
+_Permissions: TypeAlias = Annotated[str, _flaw(_permissions_flaw, pattern="^[0-7]{3,4}$")]
+
+
+class Security(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How sockets are secured, for those that bind and those that connect.
+
+    Everything may be left out. In a configuration, what a socket does not say holds as its server has it, and then as
+    the whole service has it. The mechanism is CURVE where keys are given, PLAIN where passwords are, and else none.
+    """
+
+    mechanism: Annotated[
+        _Mechanism | None,
+        Meta(description="curve, plain or none. Without it, what the other settings are for."),
+    ] = None
+    secret_key: Annotated[
+        str | None,
+        Meta(description="The file with the socket's own secret key, as dploylib keygen makes it (NAME.key_secret)."),
+    ] = None
+    server_key: Annotated[
+        str | Annotated[list[str], Meta(min_length=1)] | None,
+        Meta(
+            description="Of a connecting socket: the public key of the server, or the file that it is in (NAME.key). "
+            "Of several, one must be the server's."
+        ),
+    ] = None
+    authorized_keys: Annotated[
+        str | None,
+        Meta(
+            description="Of a bound socket: the directory (of NAME.key files) or file (of lines NAME KEY GROUP,GROUP) "
+            "with the keys of the clients that may connect; or any, for whoever has the key of the server."
+        ),
+    ] = None
+    username: Annotated[str | None, Meta(description="Of a connecting socket with PLAIN: its user name.")] = None
+    password: Annotated[str | None, Meta(description="Of a connecting socket with PLAIN: its password.")] = None
+    passwords: Annotated[
+        str | None,
+        Meta(description="Of a bound socket with PLAIN: the file with lines NAME PASSWORD GROUP,GROUP."),
+    ] = None
+    groups: Annotated[
+        list[str] | None,
+        Meta(description="Of a bound socket: who is in none of these groups may not connect."),
+    ] = None
+    allow: Annotated[
+        _Networks | None,
+        Meta(description="Of a bound socket: the IP addresses and networks that may connect. Without it, all may."),
+    ] = None
+    deny: Annotated[
+        _Denied | None,
+        Meta(description="Of a bound socket: the IP addresses, networks and public keys that may not connect."),
+    ] = None
+    insecure: Annotated[
+        bool | None,
+        Meta(description="Whether what is sent to other machines may be unencrypted, for anybody to read and change."),
+    ] = None
+    max_connections_per_address: Annotated[
+        Annotated[int, Meta(ge=1, le=_MOST_CONNECTIONS)] | None,
+        Meta(description="Of a bound socket: how many connections one IP address may have. 1000, unless set."),
+    ] = None
+    ipc_permissions: Annotated[
+        _Permissions | None,
+        Meta(description="Of a bound socket: the permissions of its ipc files, in octal. '0600', unless set."),
+    ] = None
+
+    def over(self, outer: Security) -> Security:
+        """These settings, and where they say nothing those of `outer`."""
+        said = {name: value for name in Security.__struct_fields__ if (value := getattr(self, name)) is not None}
+        return Security(**{name: getattr(outer, name) for name in Security.__struct_fields__} | said)
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{name}={'***' if name in _SECRET_FIELDS else repr(value)}"
+            for name in self.__struct_fields__
+            if (value := getattr(self, name)) not in (None, {})
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    __str__ = __repr__
+
+    def __rich_repr__(self) -> Any:  # else rich would look into the fields
+        yield repr(self)
+
+
+class ServiceSecurity(Security, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the sockets of a service are secured."""
+
+    servers: Annotated[
+        dict[str, Security],
+        Meta(description="The same for the sockets of one server, by its name. What is not said is as for all."),
+    ] = {}
