@@ -13,6 +13,7 @@ from gevent.event import Event
 
 from ..errors import SocketClosed, TransportError
 from ..security import Credentials, Security
+from .authenticator import Authenticator
 from .options import Options, option_pairs, socket_type_constant
 from .socket import Socket
 from .spawning import start_thread
@@ -39,6 +40,8 @@ class Context:
         self._zmq_context: zmq.Context[Any] = zmq_context
         self.green = isinstance(zmq_context, zmq.green.Context)
         self.credentials: Credentials | None = None
+        self._authenticator: Authenticator | None = None
+        self._borrows_authenticator = False
         self._terminates = False
         self._linger: int | None = None
         self._termination: Event | None = None
@@ -78,12 +81,20 @@ class Context:
         other = Context(self._zmq_context)
         other._linger = self._linger
         other.credentials = self.credentials
+        other._authenticator, other._borrows_authenticator = self.authenticator, True
         return other
 
     @property
     def zmq_context(self) -> zmq.Context[Any]:
         """The underlying context."""
         return self._zmq_context
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """What decides who may connect to the sockets of this context."""
+        if self._authenticator is None:
+            self._authenticator = Authenticator(self)
+        return self._authenticator
 
     @property
     def closed(self) -> bool:
@@ -131,6 +142,8 @@ class Context:
         """
         for socket in list(self._sockets):
             socket.close(linger)
+        if self._authenticator is not None and not self._borrows_authenticator:
+            self._authenticator.close()
         if self._terminates:
             # It must not be called twice at once: who closes the context meanwhile waits for the same call.
             if self._termination is None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
 import zmq
 
 from .socket import Socket
 
-__all__ = ["Link", "SocketEvent", "SocketMonitor"]
+if TYPE_CHECKING:
+    from .context import Context
+
+__all__ = ["Link", "SocketEvent", "SocketMonitor", "monitor_endpoint"]
 
 _FORMAT = struct.Struct("=HI")  # of the first frame: event and value; the second one is the endpoint
 _WATCHED = (
@@ -36,6 +39,17 @@ class SocketEvent(NamedTuple):
     value: int
 
 
+def monitor_endpoint(socket: Socket, events: int) -> str:
+    """Let libzmq tell of these events of a socket from now on, at the inproc endpoint that is returned.
+
+    A `SocketMonitor` has to be there before anything happens: libzmq waits for it. In the thread of the socket.
+    """
+    # A name of its own: pyzmq makes one of the file descriptor, which may be used again before the name is free.
+    endpoint = f"inproc://monitor-{uuid4().hex}"
+    socket._zmq_socket.monitor(endpoint, events)  # past the property: nobody else gets to use it
+    return endpoint
+
+
 class SocketMonitor:
     """Hears what becomes of the connections of one socket from now on.
 
@@ -45,10 +59,20 @@ class SocketMonitor:
     """
 
     def __init__(self, socket: Socket) -> None:
-        self._watched = socket._zmq_socket  # past the property: nobody else gets to use it
-        # A name of its own: pyzmq makes one of the file descriptor, which may be used again before the name is free.
-        monitor: Any = self._watched.get_monitor_socket(_WATCHED, f"inproc://monitor-{uuid4().hex}")
-        self._socket = Socket(monitor, socket.context)
+        self._watched: Any = socket._zmq_socket
+        self._socket = _connected(monitor_endpoint(socket, _WATCHED), socket.context)
+
+    @classmethod
+    def at(cls, endpoint: str, context: Context) -> SocketMonitor:
+        """A monitor of what is told at a `monitor_endpoint`, in this thread. It ends with "monitor_stopped"."""
+        monitor = cls.__new__(cls)
+        monitor._watched = None
+        monitor._socket = _connected(endpoint, context)
+        return monitor
+
+    def call_back(self, function: Callable[[], None]) -> None:
+        """Call a function in the hub whenever there may be an event: see `Socket.call_back`."""
+        self._socket.call_back(function)
 
     def receive(self, timeout: float | None = None) -> SocketEvent:
         """Wait for the next event. Raises `ReceiveTimeout`, or `SocketClosed`."""
@@ -63,10 +87,18 @@ class SocketMonitor:
 
     def close(self) -> None:
         """Hear nothing more."""
-        if not self._watched.closed:
+        if self._watched is not None and not self._watched.closed:
             with contextlib.suppress(zmq.ZMQError):  # the context was terminated
                 self._watched.disable_monitor()
         self._socket.close(linger=0)
+
+
+def _connected(endpoint: str, context: Context) -> Socket:
+    # Without a limit, since libzmq would wait where nobody reads fast enough, and all connections with it.
+    socket = context.socket("pair", {"rcvhwm": 0, "linger": 0})
+    socket.credentials = None
+    socket.connect(endpoint)
+    return socket
 
 
 class Link:

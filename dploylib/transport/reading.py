@@ -9,6 +9,7 @@ A message that was begun is read to its end with nothing in between, see `waitin
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import zmq
@@ -16,15 +17,24 @@ from zmq.backend import Socket as _CSocket
 
 from .envelope import MAX_FRAMES
 
-__all__ = ["CONFIRMATION", "LARGE", "ROUTING_TYPES", "TURN_TYPES", "Read", "is_confirmation", "reader_for"]
+__all__ = [
+    "CONFIRMATION",
+    "LARGE",
+    "ROUTING_TYPES",
+    "TURN_TYPES",
+    "Read",
+    "is_confirmation",
+    "knowing_reader_for",
+    "reader_for",
+]
 
 Read = Callable[..., list[Any]]
 """Reads a message from a socket of pyzmq, without waiting: raises `zmq.Again` when there is none.
 
 With 0 as its second argument it waits for the message as libzmq does.
 
-The frames are bytes, but for a last one of at least `LARGE` bytes, which is a `zmq.Frame`. Of too many frames it
-returns only as many as show that.
+The frames are bytes, but for a last one of at least `large` bytes (`LARGE`, unless given), which is a `zmq.Frame`. Of
+too many frames it returns only as many as show that.
 """
 
 LARGE = 65536
@@ -47,18 +57,18 @@ _EFSM = int(zmq.EFSM)
 _MOST = range(MAX_FRAMES + 1)
 
 
-def read_message(zmq_socket: Any, flags: int = _DONTWAIT) -> list[Any]:
+def read_message(zmq_socket: Any, flags: int = _DONTWAIT, large: int = LARGE) -> list[Any]:
     """Read a message of any socket type."""
-    return _with_rest(zmq_socket, [], _receive(zmq_socket, flags, False))
+    return _with_rest(zmq_socket, [], _receive(zmq_socket, flags, False), large)
 
 
-def read_routed(zmq_socket: Any, flags: int = _DONTWAIT) -> list[Any]:
+def read_routed(zmq_socket: Any, flags: int = _DONTWAIT, large: int = LARGE) -> list[Any]:
     """Read a message of a ROUTER or STREAM: behind the routing id there is always a frame (zmq_socket(3))."""
     routing_id = _receive(zmq_socket, flags)
-    return _with_rest(zmq_socket, [routing_id], _receive(zmq_socket, _DONTWAIT, False))
+    return _with_rest(zmq_socket, [routing_id], _receive(zmq_socket, _DONTWAIT, False), large)
 
 
-def read_in_turn(zmq_socket: Any, flags: int = _DONTWAIT) -> list[Any]:
+def read_in_turn(zmq_socket: Any, flags: int = _DONTWAIT, large: int = LARGE) -> list[Any]:
     """Read a message of a REP or REQ: it is their turn to send then, so that they refuse to read beyond its end."""
     frames = [_receive(zmq_socket, flags)]
     try:
@@ -68,13 +78,13 @@ def read_in_turn(zmq_socket: Any, flags: int = _DONTWAIT) -> list[Any]:
         if error.errno != _EFSM:
             raise
         return frames
-    return _with_rest(zmq_socket, frames, frame)
+    return _with_rest(zmq_socket, frames, frame, large)
 
 
-def read_published(zmq_socket: Any, flags: int = _DONTWAIT) -> list[Any]:
+def read_published(zmq_socket: Any, flags: int = _DONTWAIT, large: int = LARGE) -> list[Any]:
     """Read a message of a SUB, leaving out what only confirms somebody's subscriptions."""
     while True:
-        frames = read_message(zmq_socket, flags)
+        frames = read_message(zmq_socket, flags, large)
         if not is_confirmation(frames):  # 100 ns
             return frames
 
@@ -93,11 +103,16 @@ def reader_for(socket_type: str) -> Read:
     return read_routed if socket_type in ROUTING_TYPES else read_message
 
 
-def _with_rest(zmq_socket: Any, frames: list[Any], frame: Any) -> list[Any]:
+def knowing_reader_for(socket_type: str) -> Read:
+    """The same, where it has to be known who sent a message: the last frame is always a `zmq.Frame`, which tells."""
+    return partial(reader_for(socket_type), large=0)
+
+
+def _with_rest(zmq_socket: Any, frames: list[Any], frame: Any, large: int) -> list[Any]:
     """These frames, this one that was read behind them, and those that follow it."""
     for _ in _MOST:
         if not frame.more:
-            frames.append(frame.bytes if len(frame) < LARGE else frame)
+            frames.append(frame.bytes if len(frame) < large else frame)
             return frames
         frames.append(frame.bytes if len(frame) else b"")  # delimiters, and mostly the id: to copy costs 200 ns
         frame = _receive(zmq_socket, _DONTWAIT, False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,7 @@ from ..errors import (
     InsecureEndpoint,
     MalformedEnvelope,
     ReceiveTimeout,
+    SecurityError,
     SendTimeout,
     SocketClosed,
     SocketStateError,
@@ -30,15 +32,17 @@ from ..errors import (
     Unroutable,
 )
 from ..security import Credentials
+from ..security.credentials import IPC_PERMISSIONS
 from .codecs import JSON_MIMETYPE, TEXT_MIMETYPE, decode_data, decode_object, decode_text, encode_object
 from .envelope import MAX_FRAMES, Envelope, adopt
 from .ipc_lock import IpcLock, is_no_socket, lockable_path
 from .options import Options, option_constant, option_pairs, option_value, socket_type_name
-from .reading import LARGE, ROUTING_TYPES, TURN_TYPES, reader_for
+from .reading import LARGE, ROUTING_TYPES, TURN_TYPES, knowing_reader_for, reader_for
 from .received import ReceivedData
 from .waiting import GreenWaiter, TimeIsUp, waiter_for
 
 if TYPE_CHECKING:
+    from .authenticator import Guard
     from .context import Context
 
 __all__ = ["BLOCKING_SECONDS", "Sender", "Socket"]
@@ -138,6 +142,8 @@ class Socket(Sender):
         self._blocks_briefly = False
         self._max_frames = self._most_frames = MAX_FRAMES
         self.credentials: Credentials | None = None  # what later binds and connects are secured by
+        self.name = ""  # what the log calls it
+        self.guard: Guard | None = None  # of a bound socket that does not let everybody in
         self.subscribed = False  # whether a subscription was ever made
         self.sent = 0
         self.received = 0
@@ -336,12 +342,16 @@ class Socket(Sender):
     def bind(self, uri: str) -> None:
         """Bind to an endpoint. With a wildcard (`tcp://127.0.0.1:*`, `ipc://*`) see `endpoint` for what it became.
 
-        Raises `AddressInUse` or `EndpointError`.
+        An ipc file is for its owner alone, unless the credentials say otherwise. Raises `AddressInUse` or
+        `EndpointError`; `SecurityError` when the socket's credentials are not for this.
         """
+        if self.credentials is not None and not uri.startswith("inproc:"):  # which nobody else can reach
+            self._guard(self.credentials, uri)
         path = lockable_path(uri)
         lock = None if path is None else self._lock(uri, path)
         try:
-            self._attach("bind to", self._zmq_socket.bind, uri)
+            with self._file_permissions(uri):
+                self._attach("bind to", self._zmq_socket.bind, uri)
         except BaseException:
             if lock is not None:
                 lock.release()
@@ -365,6 +375,8 @@ class Socket(Sender):
         if min_port is None and max_port is None:
             self.bind(f"{uri}:*")
             return int(self.endpoint.rpartition(":")[2])
+        if self.credentials is not None:
+            self._guard(self.credentials, uri)
         first, end = min_port or 49152, max_port or 65536
         if first >= end:
             raise EndpointError(f"cannot bind to a random port of {uri}: no port from {first} up to and without {end}")
@@ -386,7 +398,7 @@ class Socket(Sender):
 
         Raises `EndpointError`; `SecurityError` when the socket's credentials are not for this.
         """
-        if self.credentials is not None:
+        if self.credentials is not None and not uri.startswith("inproc:"):
             self._secure("connect to", self.credentials, uri, self.credentials.connect_options())
         self._attach("connect to", self._zmq_socket.connect, uri)
         self._endpoints.append(uri)
@@ -409,6 +421,32 @@ class Socket(Sender):
             raise EndpointError(f"cannot disconnect from {uri}: the socket is bound to it", self)
         self._attach("disconnect from", self._zmq_socket.disconnect, uri)
         self._forget(uri)
+
+    def _guard(self, credentials: Credentials, uri: str) -> None:
+        """Let in only those whom the credentials let in."""
+        options = credentials.bind_options()
+        if self.guard is None and (gate := credentials.gate()) is not None:
+            if not self.green:
+                raise SecurityError(f"{self!r} blocks its thread, and cannot look at who connects; use Context.new()")
+            self.guard = self._context.authenticator.guard(self, gate)
+            self._read = knowing_reader_for(self._type)
+        if self.guard is not None:
+            # Without the second one, libzmq would let everybody in whenever nobody answers.
+            options += [("zap_domain", self.guard.domain), ("zap_enforce_domain", 1)]
+        self._secure("bind to", credentials, uri, options)
+
+    @contextlib.contextmanager
+    def _file_permissions(self, uri: str) -> Iterator[None]:
+        """Let the file of an ipc endpoint have its permissions from the beginning. They are masked for all threads."""
+        if not uri.startswith("ipc:") or uri == "ipc://*":  # which libzmq makes in a directory that is its own
+            yield
+            return
+        permissions = IPC_PERMISSIONS if self.credentials is None else self.credentials.ipc_permissions
+        before = os.umask(0o777 & ~permissions)
+        try:
+            yield
+        finally:
+            os.umask(before)
 
     def _secure(self, verb: str, credentials: Credentials, uri: str, options: Options) -> None:
         """Set what the credentials say for this endpoint. Each has the options that were set when it was attached."""
@@ -714,6 +752,8 @@ class Socket(Sender):
         self._next = None
         for uri in list(self._ipc_locks):
             self._release_ipc(uri)
+        if self.guard is not None:
+            self._context.authenticator.release(self.guard)
         if self._owns_context:
             self._context.close()
 

@@ -1,0 +1,373 @@
+"""Who comes in to the bound sockets of a context: answers ZAP requests, and knows the connections.
+
+libzmq asks at `inproc://zeromq.zap.01` of its context about everybody who wants to connect (ZAP, ZeroMQ RFC 27), one
+handler for all sockets, which it tells apart by their domains. pyzmq's own handlers are not used: they know addresses
+but no networks, one list of keys but no groups, tell nobody whom they refused, and log passwords.
+
+libzmq cannot close one connection of a bound socket. Its descriptor can be shut down, and libzmq then closes it. Which
+descriptors there are is told by the socket's monitor; whose each of them is, by nobody. But ZAP names an address, and
+of the connections from there that have not finished their handshake it must be one. So a connection is known by all
+the ids that it may belong to, and when one of these is revoked, it is closed: too many rather than one too few. Mostly
+there is but one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket as sockets
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gevent
+import gevent.monkey
+import zmq
+from gevent.event import AsyncResult
+
+from ..errors import SecurityError, SocketClosed, TransientError, TransportError
+from ..security import Gate, Peer
+from .complaints import Complaints
+from .monitor import SocketEvent, SocketMonitor, monitor_endpoint
+from .receive_loop import RETRY_PAUSE
+from .spawning import spawn_named
+
+if TYPE_CHECKING:
+    from .context import Context
+    from .socket import Socket
+
+__all__ = ["Authenticator", "Guard"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+_VERSION = b"1.0"
+_POLL_INTERVAL = 0.25  # seconds between two looks at the lists; a change counts when two looks have seen the same
+_STILL_THERE = 60.0  # seconds
+_MOST_REFUSALS = 1000  # kinds of them that are counted apart
+_PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred (unix(7))
+_EVENTS = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_MONITOR_STOPPED
+)
+_NO_ZEROMQ = "its handshake is none of ZeroMQ"
+_WENT_AWAY = "it went away during the handshake"
+_FAILURES: dict[int, str] = {
+    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "it wants another mechanism",
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "its messages cannot be decrypted: it may have a wrong server key",
+}
+
+
+class Authenticator:
+    """Decides who may connect to the sockets of one context. Its work is done in the thread that made it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._hub: Any = gevent.get_hub()
+        self._guards: dict[bytes, Guard] = {}
+        self._zap: Socket | None = None
+        self._greenlets: list[gevent.Greenlet[..., Any]] = []
+        self._count = 0
+        self._complaints = Complaints(log)
+
+    def guard(self, socket: Socket, gate: Gate) -> Guard:
+        """Let this gate decide who may connect to a socket, from before its first bind on until it is closed.
+
+        May be called in any thread. Raises `TransportError` when somebody else answers for this context already.
+        """
+        self._count += 1
+        name = socket.name or f"{socket.socket_type} socket"
+        guard = Guard(name, f"{name}#{self._count}".encode(), gate, self._complaints)
+        endpoint = monitor_endpoint(socket, _EVENTS)
+        self._call_in_hub(self._take, guard, endpoint)
+        return guard
+
+    def release(self, guard: Guard) -> None:
+        """Forget a socket that was closed. May be called in any thread."""
+        self._guards.pop(guard.domain, None)
+
+    def close(self) -> None:
+        """Answer no more: nobody can connect any more. Called in its own thread."""
+        for greenlet in self._greenlets:
+            greenlet.kill(block=False)
+        self._greenlets = []
+        self._guards.clear()
+        self._complaints.close()
+
+    def _take(self, guard: Guard, endpoint: str) -> None:
+        if self._zap is None:
+            self._start()
+        guard.watch(SocketMonitor.at(endpoint, self._context))
+        self._guards[guard.domain] = guard
+
+    def _start(self) -> None:
+        zap = self._context.socket("rep", {"linger": 0})
+        zap.credentials = None
+        try:
+            zap.bind(_ZAP_ENDPOINT)
+        except TransportError as error:
+            zap.close(linger=0)
+            raise SecurityError(
+                "somebody else decides in this context who may connect (a ZAP handler of pyzmq, say): give the service "
+                "a context of its own"
+            ) from error
+        self._zap = zap
+        self._greenlets = [
+            spawn_named("authenticate who connects", self._answer, zap),
+            spawn_named("look who may still connect", self._look_again),
+        ]
+
+    def _call_in_hub(self, function: Callable[..., None], *args: Any) -> None:
+        """Call a function in the hub of the authenticator, and wait for that."""
+        if gevent.get_hub() is self._hub:
+            function(*args)
+            return
+        done: AsyncResult[None] = AsyncResult()
+
+        def call() -> None:
+            try:
+                function(*args)
+                done.set(None)
+            except BaseException as error:  # noqa: BLE001 - who waits gets it
+                done.set_exception(error)
+
+        self._hub.loop.run_callback_threadsafe(gevent.spawn, call)
+        while not done.ready():  # with a timeout, since nothing else may keep this hub from giving up
+            done.wait(_STILL_THERE)
+        done.get()
+
+    # ZAP ---------------------------------------------------------------------------------------------------------
+
+    def _answer(self, zap: Socket) -> None:
+        with contextlib.suppress(SocketClosed):
+            while True:
+                try:
+                    request = zap.receive_frames()
+                    zap.send_frames(self._reply_to(request))
+                except TransientError:  # no memory is left, say
+                    gevent.sleep(RETRY_PAUSE)
+
+    def _reply_to(self, request: list[bytes]) -> list[bytes]:
+        """The reply to a request of libzmq, which has always at least these frames."""
+        version, number, domain, address, _, mechanism, *credentials = request
+        guard = self._guards.get(domain)
+        if guard is None or version != _VERSION:  # its socket was just closed
+            return [_VERSION, number, b"400", b"no such domain", b"", b""]
+        id = guard.admit(address.decode(errors="replace"), mechanism.decode(errors="replace"), credentials)
+        if id is None:
+            return [_VERSION, number, b"400", b"not authorized", b"", b""]
+        return [_VERSION, number, b"200", b"OK", id.encode(), b""]
+
+    def _look_again(self) -> None:
+        while True:
+            gevent.sleep(_POLL_INTERVAL)
+            for guard in list(self._guards.values()):
+                try:
+                    guard.look_again()
+                except Exception:
+                    log.exception("%s: cannot look who may still connect", guard.name)
+
+
+class _Connection:
+    """One connection to a bound socket: where it is from, and the ids that it may belong to."""
+
+    __slots__ = ("address", "ids", "settled", "signature")
+
+    def __init__(self, address: str, signature: object) -> None:
+        self.address = address
+        self.signature = signature
+        self.ids: set[str] = set()
+        self.settled = False
+
+
+class Guard:
+    """Watches over who comes in to one bound socket: the connections that it has, and whom its gate refused.
+
+    `refusals` counts them, by reason and address; of too many different ones the rest is under the address "others".
+    """
+
+    def __init__(self, name: str, domain: bytes, gate: Gate, complaints: Complaints) -> None:
+        self.name = name
+        self.domain = domain
+        self.gate = gate
+        self.refusals: Counter[tuple[str, str]] = Counter()
+        self._monitor: SocketMonitor | None = None
+        self._connections: dict[int, _Connection] = {}  # by descriptor
+        self._per_address: Counter[str] = Counter()
+        self._admitted: Counter[str] = Counter()  # since all connections of an address were settled
+        self._failure = ""  # of the handshake, of a connection that is about to be told of
+        self._complaints = complaints
+
+    def watch(self, monitor: SocketMonitor) -> None:
+        """Hear from this monitor of the connections."""
+        self._monitor = monitor
+        monitor.call_back(self._hear)
+
+    def admit(self, address: str, mechanism: str, credentials: list[bytes]) -> str | None:
+        """The id of somebody who wants to connect, or None when he may not."""
+        verdict = self.gate.admit(address, mechanism, credentials)
+        if verdict.id is None:
+            self._refused(verdict.reason, address, verdict.who)
+            return None
+        self._hear_all()  # the connection itself was told of before
+        self._note(address, verdict.id)
+        return verdict.id
+
+    def peer(self, frame: Any) -> Peer:
+        """Who sent this `zmq.Frame`. In its metadata, libzmq lets nothing that a peer says stand for these two."""
+        return self.gate.peer(frame.get("User-Id"), frame.get("Peer-Address"))
+
+    def look_again(self) -> None:
+        """See who may not come in any more, and close his connections."""
+        revoked = self.gate.revoked(lambda problem: self._complaints.tell(problem, f"{self.name}: {problem}"))
+        if not revoked:
+            return
+        closed = 0
+        for descriptor, connection in list(self._connections.items()):
+            if connection.ids & revoked:
+                closed += _cut(descriptor, connection)
+        log.warning(
+            "%s: %d who might connect may not any more, and %d connections were closed", self.name, len(revoked), closed
+        )
+
+    # What becomes of the connections: called by the hub ----------------------------------------------------------
+
+    def _hear(self) -> None:
+        with contextlib.suppress(SocketClosed):
+            self._hear_all()
+
+    def _hear_all(self) -> None:
+        monitor = self._monitor
+        while monitor is not None and monitor.pending():
+            try:
+                event = monitor.receive(0)
+            except TransientError:
+                return
+            if event.kind == "monitor_stopped":
+                monitor.close()
+                self._monitor = None
+                return
+            self._take(event)
+
+    def _take(self, event: SocketEvent) -> None:
+        if event.kind == "accepted":
+            self._accepted(event.value)
+        elif event.kind.startswith("handshake_failed"):
+            # Of the same thread of libzmq, right before it tells which connection that was.
+            protocol = event.kind == "handshake_failed_protocol"
+            self._failure = _FAILURES.get(event.value, _NO_ZEROMQ) if protocol else _WENT_AWAY
+        else:
+            self._gone(event.value)
+
+    def _accepted(self, descriptor: int) -> None:
+        self._gone(descriptor)  # of which nobody has told, if there was one
+        with _duplicate(descriptor) as connection:
+            if connection is None:
+                return
+            self._connections[descriptor] = found = _Connection(_address_of(connection), _signature_of(connection))
+        address = found.address
+        self._per_address[address] += 1
+        if self._per_address[address] > self.gate.max_connections:
+            self._refused("too many connections from this address", address)
+            _cut(descriptor, found)
+
+    def _gone(self, descriptor: int) -> None:
+        failure, self._failure = self._failure, ""
+        connection = self._connections.pop(descriptor, None)
+        if connection is None:
+            return
+        address = connection.address
+        self._per_address[address] -= 1
+        if self._per_address[address] <= 0:
+            del self._per_address[address]
+            self._admitted.pop(address, None)
+        if failure and not connection.settled:
+            self._refused(failure, address)
+
+    def _note(self, address: str, id: str) -> None:
+        """Note that one of the connections from an address belongs to this id."""
+        from_there = [one for one in self._connections.values() if one.address == address]
+        unsettled = [one for one in from_there if not one.settled]
+        for one in unsettled or from_there:  # the second when our account was wrong: it may be any of them
+            one.ids.add(id)
+        self._admitted[address] += 1
+        if self._admitted[address] >= len(unsettled):
+            del self._admitted[address]
+            for one in unsettled:
+                one.settled = True
+
+    def _refused(self, reason: str, address: str, who: str = "") -> None:
+        key = (reason, address)
+        if key not in self.refusals and len(self.refusals) >= _MOST_REFUSALS:
+            key = (reason, "others")
+        self.refusals[key] += 1
+        text = f"{self.name} refused {who and f'{who} at '}{address or 'somebody'}: {reason}"
+        self._complaints.tell(f"{self.name} {reason}", text)
+
+
+# Descriptors -----------------------------------------------------------------------------------------------------
+#
+# They are libzmq's, which may close one at any moment, and then it may be another file of this process. A duplicate
+# stays what it is: it is looked at, and then used.
+
+
+@contextlib.contextmanager
+def _duplicate(descriptor: int) -> Iterator[sockets.socket | None]:
+    """The connection behind a descriptor of libzmq's, for a moment; None when there is none any more."""
+    try:
+        connection = _Original(fileno=os.dup(descriptor))
+    except OSError:
+        yield None
+        return
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+_Original: Any = gevent.monkey.get_original("socket", "socket")  # one of gevent would make the descriptor non-blocking
+
+
+def _address_of(connection: sockets.socket) -> str:
+    """Where a connection is from, as ZAP has it."""
+    if connection.family == sockets.AF_UNIX:
+        pid, uid, gid = _credentials_of(connection)
+        return f"localhost:{uid}:{gid}:{pid}"
+    with contextlib.suppress(OSError):
+        return str(connection.getpeername()[0])
+    return ""
+
+
+def _signature_of(connection: sockets.socket) -> object:
+    """What tells a connection from others."""
+    with contextlib.suppress(OSError):
+        if connection.family == sockets.AF_UNIX:
+            return connection.getsockname(), _credentials_of(connection)
+        return connection.getsockname(), connection.getpeername()
+    return None
+
+
+def _credentials_of(connection: sockets.socket) -> tuple[int, int, int]:
+    """pid, uid and gid of the process at the other end of an ipc connection."""
+    with contextlib.suppress(OSError, AttributeError):
+        pid, uid, gid = _PEERCRED.unpack(connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _PEERCRED.size))
+        return pid, uid, gid
+    return -1, -1, -1
+
+
+def _cut(descriptor: int, known: _Connection) -> bool:
+    """Shut a connection down, if the descriptor still is that connection; then libzmq closes it."""
+    with _duplicate(descriptor) as connection:
+        if connection is None or _signature_of(connection) != known.signature:
+            return False
+        with contextlib.suppress(OSError):  # the peer was quicker
+            connection.shutdown(sockets.SHUT_RDWR)
+        return True
