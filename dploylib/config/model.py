@@ -19,6 +19,7 @@ from ..errors import (
     ServerNotInConfiguration,
     SocketInfoNotInConfiguration,
 )
+from ..security.settings import Security, ServiceSecurity
 from .checking import Checker
 from .endpoints import TRANSPORTS, endpoint_flaw
 from .problems import Path, SourceMap, did_you_mean
@@ -111,6 +112,11 @@ class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Meta(description="How many frames a message may have. Without it, what the server declares."),
     ] = None
 
+    security: Annotated[
+        Security | None,
+        Meta(description="How this socket is secured. What is not said is as for its server, or the whole service."),
+    ] = None
+
     @property
     def uris(self) -> list[str]:
         """The endpoints, of which there is at least one."""
@@ -157,6 +163,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         dict[_Name, Supervision],
         Meta(description="What happens when a server dies, by the name of the server.", extra_json_schema=_BY_NAME),
     ] = {}
+    security: Annotated[
+        ServiceSecurity,
+        Meta(description="How the sockets are secured: encrypted, and for whom."),
+    ] = ServiceSecurity()
     settings: Annotated[
         dict[_Name, dict[str, Any]],
         Meta(description="What each server has to know for itself, by its name.", extra_json_schema=_BY_NAME),
@@ -225,7 +235,11 @@ class Settings:
                     self._broken.setdefault(server, []).append(socket)
         sections = checked.get("settings")
         whole = isinstance(sections, dict) and all(isinstance(section, dict) for section in sections.values())
-        self._configuration = Configuration(servers=usable, settings=sections if whole else {})
+        try:
+            security = msgspec.convert(checked.get("security", {}), ServiceSecurity)
+        except msgspec.ValidationError:  # nobody knows what would be missing
+            security = ServiceSecurity(insecure=True)
+        self._configuration = Configuration(servers=usable, settings=sections if whole else {}, security=security)
         return self
 
     def __repr__(self) -> str:
@@ -271,6 +285,29 @@ class Settings:
         """What happens when this server dies."""
         return self._configuration.supervision.get(server, Supervision())
 
+    def security(self, server: str, socket: str) -> Security:
+        """How a socket is secured: as it, its server, or the service says. Raises what `socket_info` raises."""
+        service = self._configuration.security
+        of_server = service.servers.get(server, Security()).over(service)
+        own = self.socket_info(server, socket).security
+        return of_server if own is None else own.over(of_server)
+
+    def security_path(self, server: str, socket: str, setting: str | None) -> Path:
+        """Where that comes from: the path of a setting, or of the section where it is missing."""
+        of_socket: Path = ("servers", server, socket)
+        service = self._configuration.security
+        own = self.socket_info(server, socket).security
+        sections: list[tuple[Path, Security | None]] = [
+            ((*of_socket, "security"), own),
+            (("security", "servers", server), service.servers.get(server)),
+            (("security",), service),
+        ]
+        if setting is not None:
+            for path, section in sections:
+                if section is not None and getattr(section, setting) is not None:
+                    return (*path, setting)
+        return of_socket if own is None else (*of_socket, "security")
+
     def server_settings(self, server: str) -> ServerSettings:
         """What one server gets to see. Raises ServerNotInConfiguration."""
         self.server_info(server)
@@ -311,6 +348,9 @@ class Settings:
         for name in (name for name in self._configuration.supervision if name not in declared):
             hint = did_you_mean(name, declared, "servers")
             problems.append(self.problem(("supervision", name), f"the service has no server {name!r}{hint}"))
+        for name in (name for name in self._configuration.security.servers if name not in declared):
+            hint = did_you_mean(name, declared, "servers")
+            problems.append(self.problem(("security", "servers", name), f"the service has no server {name!r}{hint}"))
         for server, known in declared.items():
             if known.settings_type is not None:
                 problems += self._checked_section(server, known.settings_type)[0]
@@ -369,6 +409,10 @@ class ServerSettings:
         info = self._settings.socket_info(self.name, socket)
         uris = self._resolved.get(socket)
         return info if uris is None else msgspec.structs.replace(info, uri=uris)
+
+    def security(self, socket: str) -> Security:
+        """How a socket of this server is secured. Raises SocketInfoNotInConfiguration."""
+        return self._settings.security(self.name, socket)
 
     def at(self, endpoints: Mapping[str, list[str]]) -> ServerSettings:
         """The same settings, with the tcp endpoints that wildcards became before: a restarted server is found there."""

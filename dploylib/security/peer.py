@@ -13,7 +13,7 @@ class Peer(NamedTuple):
     `name` is what the authorized keys or the passwords call it, '' for one that is not known by name: where anybody may
     connect, or only the address was looked at. `groups` are those that it is in now; of one whose key was revoked
     meanwhile there are none. `key` is the fingerprint of its CURVE key, '' where there is none. `address` is its IP
-    address, '' for one of this machine that came by ipc.
+    address, or for one that came by ipc `localhost:UID:GID:PID`, as libzmq has it.
     """
 
     name: str = ""

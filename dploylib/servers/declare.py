@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from ..config import Declared
 from ..errors import DeclarationError, UnknownOption, UnknownSocketType
+from ..security import Credentials
 from ..transport import MAX_FRAMES, SOCKET_TYPES, Context, Sender, Socket
 from ..transport.codecs import ObjectDecoder
 from ..transport.options import Options, option_pairs, option_value, socket_type_constant
@@ -20,6 +21,7 @@ __all__ = [
     "Periodic",
     "ServerDescription",
     "SocketDescription",
+    "allow",
     "bind",
     "bind_in",
     "connect",
@@ -40,6 +42,7 @@ _CANNOT_LISTEN = {
 ANSWERING_TYPES = ("rep", "router", "dealer", "pair")
 """Socket types with handlers on which something can be sent back."""
 
+_GROUPS = "_dploylib_groups"  # the attribute of a handler that is for some groups
 _OVERLOAD = ("wait", "reject")
 _REPLY_PATIENCE = 5000  # milliseconds
 _INLINE_PATIENCE = 200
@@ -54,7 +57,8 @@ class SocketDescription:
     while all of them run: "wait" lets them wait, in the queues of ZeroMQ, until their peers have to wait too; "reject"
     answers each at once with a problem. `max_frames` is how many frames a message may have. `default_options` are set
     before those of the configuration, and after the `limits` that every socket of a server has. An `optional` socket
-    may be left out of the configuration, and then is not there.
+    may be left out of the configuration, and then is not there. `groups` are those for whom the handler is, None for
+    everybody: see `allow`.
 
     Raises `DeclarationError` when these do not go together.
     """
@@ -85,6 +89,7 @@ class SocketDescription:
         self.overload = overload
         self.max_frames = max_frames
         self.optional = optional
+        self.groups: frozenset[str] | None = getattr(input_handler, _GROUPS, None)
         self.attribute = name  # until __set_name__ says better
         self._check()
 
@@ -111,6 +116,8 @@ class SocketDescription:
             )
         if self.timeout is not None and not _is_seconds(self.timeout):
             raise DeclarationError(f"{where}: timeout is a number of seconds above 0, not {self.timeout!r}")
+        if self.groups is not None and (self.setup_type != "bind" or self.input_handler is None):
+            raise DeclarationError(f"{where}: groups are for bound sockets with a handler: who connects is known there")
         flaw = self.overload_flaw(self.overload)
         if flaw:
             raise DeclarationError(f"{where}: {flaw}")
@@ -135,21 +142,29 @@ class SocketDescription:
             for name, value in pairs:
                 option_value(name, value)
         except (UnknownOption, TypeError) as error:
-            raise DeclarationError(f"socket {self.name!r}: options={options!r}: {error}") from error
+            raise DeclarationError(f"socket {self.name!r}, its options: {error}") from error
         return pairs
 
     def create_socket(
-        self, context: Context, uris: list[str], options: Options | None = None, concurrency: int | None = None
+        self,
+        context: Context,
+        uris: list[str],
+        options: Options | None = None,
+        concurrency: int | None = None,
+        credentials: Credentials | None = None,
+        name: str = "",
     ) -> Socket:
-        """Make the socket: set the options, then bind or connect to every uri.
+        """Make the socket: set the options, then bind or connect to every uri, secured by the credentials.
 
         The limits of `default_options` come first, so that the declaration and the configuration override them. A `rep`
         socket with a handler is a ROUTER underneath, and a `pub` an XPUB, which confirms subscriptions to who asks for
-        that: to peers it is the same. Raises what `Socket` raises; then nothing is left open.
+        that: to peers it is the same. `name` is what the log calls it. Raises what `Socket` raises; then nothing is
+        left open.
         """
         concurrency = concurrency or self.concurrency
         confirms = self.socket_type == "pub" and context.green
-        socket = context.socket("xpub" if confirms else self._wire_type)
+        socket = context.socket("xpub" if confirms else self._wire_type, credentials=credentials)
+        socket.name = name
         try:
             if confirms:
                 confirm_subscriptions(socket)
@@ -187,6 +202,14 @@ class SocketDescription:
         """The same socket with another handler."""
         other = copy.copy(self)
         other.input_handler = handler
+        other.groups = getattr(handler, _GROUPS, self.groups)
+        return other
+
+    def with_groups(self, groups: frozenset[str]) -> SocketDescription:
+        """The same socket, whose handler is for these groups."""
+        other = copy.copy(self)
+        other.groups = groups
+        other._check()
         return other
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -277,6 +300,32 @@ def connect(
 ) -> SocketDescription:
     """A connected socket that does not listen. The arguments are those of `bind`."""
     return SocketDescription(*_names(names, name, socket_type), "connect", default_options=options, optional=optional)
+
+
+def allow(*groups: str) -> Callable[[Any], Any]:
+    """Lets a handler be called only for peers that are in one of these groups. The others get the problem `forbidden`.
+
+    For example::
+
+        @servers.bind_in("deploy", "rep")
+        @servers.allow("deployers")
+        def deploy(self, socket, received): ...
+
+    The groups are those of the authorized keys or passwords, as they are when the message comes. What overrides the
+    handler in a subclass is for the same groups, unless it says otherwise. Raises `DeclarationError`.
+    """
+    if not groups or not all(isinstance(group, str) and group for group in groups):
+        raise DeclarationError(f"allow() takes the names of groups, as in allow('deployers'), not {groups!r}")
+
+    def mark(declared: Any) -> Any:
+        if isinstance(declared, SocketDescription):
+            return declared.with_groups(frozenset(groups))
+        if not callable(declared):
+            raise DeclarationError(f"allow() decorates a handler or a socket, not {declared!r}")
+        setattr(declared, _GROUPS, frozenset(groups))
+        return declared
+
+    return mark
 
 
 def _decorator(setup_type: str, name: str, socket_type: str, *settings: Any) -> Callable[..., SocketDescription]:

@@ -15,6 +15,7 @@ import gevent
 
 from ..errors import (
     DeadlineExceeded,
+    Forbidden,
     HandlerEnded,
     HandlerTimeout,
     MalformedEnvelope,
@@ -28,7 +29,9 @@ from ..errors import (
     TransportError,
     Unroutable,
 )
+from ..security import Peer
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
+from ..transport.authenticator import Guard
 from ..transport.codecs import encode
 from ..transport.envelope import adopt
 from ..transport.problems import handler_failed, is_problem, problem_of
@@ -157,8 +160,14 @@ class Dispatcher:
         self._busy = 0  # handlers that run, where some messages are rejected
         self.counts = Counts()
         self._socket_name = description.name
+        self._declared = cast(InputHandler, description.input_handler)
         self._server = server
-        self._input_handler = self._handler = cast(InputHandler, description.input_handler)
+        self._input_handler = self._handler = self._declared
+        self._groups = description.groups
+        if self._groups is not None:
+            self._input_handler = self._handler = self._handle_if_allowed
+        if socket.guard is not None:
+            self._open = partial(self._open_knowing, self._open, socket.guard)  # type: ignore[method-assign]
         self._decoder = description.decoder
         self._timeout = timeout
         self._limits = TimeLimits()
@@ -178,7 +187,7 @@ class Dispatcher:
     @property
     def handler_name(self) -> str:
         """The name of the method or class that handles the messages."""
-        return str(getattr(self._input_handler, "__qualname__", type(self._input_handler).__qualname__))
+        return str(getattr(self._declared, "__qualname__", type(self._declared).__qualname__))
 
     def __call__(self, socket: Socket) -> None:
         """Handle the message that can be received on the socket."""
@@ -224,6 +233,15 @@ class Dispatcher:
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         """What the handler gets: the socket to answer on, and what was received. Raises `MalformedEnvelope`."""
         return socket, ReceivedData(adopt(frames), self._decoder)
+
+    def _open_knowing(
+        self, open: Callable[..., tuple[Any, ReceivedData]], guard: Guard, socket: Socket, frames: list[Any]
+    ) -> tuple[Any, ReceivedData]:
+        """The same, where it is known who sent it."""
+        source = frames[-1]
+        channel, received = open(socket, frames)
+        received.is_from(partial(guard.peer, source))
+        return channel, received
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
         """Where to answer a message that is no envelope: a socket, and request frames."""
@@ -297,6 +315,14 @@ class Dispatcher:
             hooks.call("message_handled", self._server, self._socket_name, received, time.monotonic() - began)
         else:
             self._tell_hooks(received, error, began)
+
+    def _handle_if_allowed(self, server: Any, channel: Any, received: ReceivedData) -> Any:
+        """Call the handler, if who sent the message is in one of its groups."""
+        peer, groups = received.peer, cast("frozenset[str]", self._groups)
+        if peer is None or not groups & peer.groups:
+            received.fault = Forbidden(f"{self.name} is for {' or '.join(sorted(groups))}, and not for {_named(peer)}")
+            raise received.fault
+        return self._declared(server, channel, received)
 
     def _announce(self, server: Any, channel: Any, received: ReceivedData) -> Any:
         """Tell the hooks, and then call the handler: in its time, and with all that holds for it."""
@@ -532,6 +558,10 @@ class RepDispatcher(Dispatcher):
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
         end = frames.index(b"", 1) if b"" in frames[1:] else 1
         return ReplySocket(socket, [*frames[:end], b""]), []
+
+
+def _named(peer: Peer | None) -> str:
+    return "somebody whom nobody knows" if peer is None else peer.name or peer.key or "somebody"
 
 
 def _reply_frames(request: Envelope, result: Any) -> list[Any]:

@@ -14,7 +14,8 @@ from gevent.event import Event
 from gevent.pool import Group
 
 from ..config import ServerSettings
-from ..errors import DeclarationError, ServerFailing, TransportError
+from ..errors import DeclarationError, SecurityError, ServerFailing, TransportError
+from ..security import Credentials
 from ..transport import DEFAULT_LINGER, Context, Loop, ReceivedData, ReceiveLoop, Socket, SocketHandler
 from ..transport.spawning import spawn_named, wait_for_one
 from .control import ControlLink, Stop
@@ -329,8 +330,9 @@ class Server(DployServer):
         info = self.settings.socket_info(name)
         concurrency = info.concurrency or description.concurrency
         try:
-            socket = description.create_socket(self.context, info.uris, info.options, concurrency)
-        except TransportError as error:
+            credentials = Credentials(self.settings.security(name))
+            socket = description.create_socket(self.context, info.uris, info.options, concurrency, credentials, where)
+        except (TransportError, SecurityError) as error:
             raise type(error)(f"server {self.name!r}, socket {name!r}: {error}") from error
         self.sockets.add(name, socket, description.attribute)
         socket.max_frames = info.max_frames or description.max_frames

@@ -9,7 +9,8 @@ from typing import Any
 import zmq
 
 from ..config import Settings, SocketSettings
-from ..errors import ConfigurationProblem, TransportError
+from ..errors import ConfigurationProblem, SecurityError, TransportError
+from ..security import Credentials, leaves_machine
 from ..servers import Server, SocketDescription
 from ..transport import Context
 from ..transport.ipc_lock import is_no_socket
@@ -18,6 +19,10 @@ __all__ = ["check"]
 
 _Found = Iterator[tuple[tuple[str, ...], str]]
 
+_UNENCRYPTED = (
+    "nothing is encrypted, and whoever is on the way to other machines can read and change it: secure it with CURVE "
+    "(see dploylib keygen, and security in the configuration), use 127.0.0.1 or ipc, or say insecure: true in security"
+)
 _ALWAYS_THERE = ("tcp", "ipc", "inproc", "udp")
 _MULTICAST_TYPES = ("pub", "sub", "xpub", "xsub")
 
@@ -36,11 +41,53 @@ def check(servers: Mapping[str, type[Server]], settings: Settings) -> list[Confi
                 if info is None:
                     continue
                 path = ("servers", server, description.name)
-                for where, message in _socket_problems(
-                    description, info, context, f"{server}.{description.name}", bound
-                ):
-                    problems.append(settings.problem((*path, *where), message))
-    return problems
+                owner = f"{server}.{description.name}"
+                found = [
+                    ((*path, *where), message)
+                    for where, message in _socket_problems(description, info, context, owner, bound)
+                ]
+                if not any(where == (*path, "uri") for where, _ in found):
+                    found += _exposure_problems(settings, server, description.name, info)
+                found += _security_problems(settings, server, description, info)
+                problems += [settings.problem(where, message) for where, message in found]
+    return list(dict.fromkeys(problems))  # what is wrong for all sockets is told once
+
+
+def _security_problems(settings: Settings, server: str, description: SocketDescription, info: SocketSettings) -> _Found:
+    socket = description.name
+    security = settings.security(server, socket)
+    gate = None
+    try:
+        credentials = Credentials(security)
+        if description.binds:
+            gate = credentials.gate()
+            credentials.bind_options()
+        elif any(not uri.startswith("inproc:") for uri in info.uris):
+            credentials.connect_options()
+    except SecurityError as error:
+        yield settings.security_path(server, socket, error.setting), str(error)
+        return
+    if description.groups is not None and (gate is None or not gate.names_peers):
+        groups = ", ".join(sorted(description.groups))
+        yield (
+            settings.security_path(server, socket, None),
+            f"the handler is for {groups}, and nobody is known by name here: security needs authorized_keys, or "
+            "passwords",
+        )
+
+
+def _exposure_problems(settings: Settings, server: str, socket: str, info: SocketSettings) -> _Found:
+    security = settings.security(server, socket)
+    try:
+        credentials = Credentials(security)
+    except SecurityError:  # which is told elsewhere
+        return
+    for uri in info.uris:
+        flaw = credentials.flaw_of(uri)
+        if flaw is None and credentials.mechanism == "none" and not security.insecure and leaves_machine(uri):
+            flaw = _UNENCRYPTED
+        if flaw is not None:
+            yield ("servers", server, socket, "uri"), f"{uri}: {flaw}"
 
 
 def _socket_problems(

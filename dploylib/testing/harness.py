@@ -342,21 +342,26 @@ def _sections(service: Service, config: Any, config_string: str | None) -> dict[
             name: {socket: {} for socket in cls.description.socket_names}
             for name, cls in service.server_classes.items()
         }
-        return {"servers": sockets, "supervision": {}, "settings": {}, "general": {}}
+        return {"servers": sockets, "supervision": {}, "security": {}, "settings": {}, "general": {}}
     return _as_dict(loaded.configuration)
 
 
 def _as_dict(configuration: Any) -> dict[str, Any]:
     """A configuration with dicts in place of its Structs. What is in `settings` and `general` stays as it is."""
     asdict = msgspec.structs.asdict
+    secured = configuration.security
     servers = {
-        name: {socket: asdict(info) for socket, info in sockets.items()}
+        name: {
+            socket: asdict(info) | {"security": info.security and asdict(info.security)}
+            for socket, info in sockets.items()
+        }
         for name, sockets in configuration.servers.items()
     }
     supervision = {name: asdict(policy) for name, policy in configuration.supervision.items()}
     return {
         "servers": servers,
         "supervision": supervision,
+        "security": asdict(secured) | {"servers": {name: asdict(one) for name, one in secured.servers.items()}},
         "settings": configuration.settings,
         "general": configuration.general,
     }

@@ -25,6 +25,7 @@ from ..errors import (
     UnknownOption,
     Unroutable,
 )
+from ..security import Peer
 from ..servers import Server
 from ..transport import MAX_FRAMES, Envelope, Metadata, Problem, ReceivedData, Socket, SocketHandler
 from ..transport.options import Options, option_pairs, option_value, socket_type_constant
@@ -104,6 +105,7 @@ def call_handler(
     id: str = "",
     deadline: float | None = None,
     reraise: bool = True,
+    peer: Peer | None = None,
     general: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     **sockets: Any,
@@ -115,7 +117,7 @@ def call_handler(
         assert call_handler(EchoServer, "request", "hello").reply.text == "hello"
     """
     with in_memory(server_cls, general=general, settings=settings, **sockets) as it:
-        return it.call(name, obj, id=id, deadline=deadline, reraise=reraise)
+        return it.call(name, obj, id=id, deadline=deadline, reraise=reraise, peer=peer)
 
 
 class InMemoryServer:
@@ -167,12 +169,20 @@ class InMemoryServer:
         socket.inbox.put(_frames(obj, id, None, self._caller(socket)))
 
     def call(
-        self, name: str, obj: Any, *, id: str = "", deadline: float | None = None, reraise: bool = True
+        self,
+        name: str,
+        obj: Any,
+        *,
+        id: str = "",
+        deadline: float | None = None,
+        reraise: bool = True,
+        peer: Peer | None = None,
     ) -> HandlerResult:
         """Let a socket receive a message, and return what became of it when it is handled.
 
         `obj` is a str, bytes, an `Envelope`, or whatever is to be encoded as JSON. `id` is the envelope's. `deadline`
-        is how many seconds the caller says that it will wait.
+        is how many seconds the caller says that it will wait. `peer` is who it is: what `received.peer` is, and whom
+        handlers that are for some groups look at.
 
         When the handler raises, or does not answer, or not in time, that is raised here; unless `on_error` took care of
         it, or `reraise` is False: then there is the problem that its caller would get. What is the mistake of the
@@ -181,7 +191,10 @@ class InMemoryServer:
         socket = self._socket(name, has_handler=True)
         self._check_alive()
         before, caller = self._counts(), self._caller(socket)
-        handling = self._loop.handle(socket, _frames(obj, id, deadline, caller))
+        frames = _frames(obj, id, deadline, caller)
+        if peer is not None:
+            frames[-1] = _SentBy(frames[-1], peer)
+        handling = self._loop.handle(socket, frames)
         self._notes[handling] = note = _Note()
         try:
             handling.join()
@@ -338,7 +351,7 @@ class _Context:
     def __repr__(self) -> str:
         return "<a context in memory (there are no sockets in memory: pass clients, or doubles, in by general=)>"
 
-    def socket(self, socket_type: str, options: Options | None = None) -> _MemorySocket:
+    def socket(self, socket_type: str, options: Options | None = None, credentials: Any = None) -> _MemorySocket:
         """A new socket of this type. Raises `UnknownSocketType`."""
         socket_type_constant(socket_type)
         socket = _MemorySocket(socket_type, self)
@@ -362,6 +375,7 @@ class _MemorySocket(Socket):
         self._context = context
         self._endpoints: list[str] = []
         self._max_frames = self._most_frames = MAX_FRAMES
+        self.guard: Any = _Guard()
         self.subscribed = False
         self.sent = self.received = self.dropped = 0
         self.outbox: list[list[bytes]] = []
@@ -480,6 +494,31 @@ class _MemorySocket(Socket):
             raise SocketClosed(f"cannot {action}: the {self._type} socket was closed")
         if self._type in cannot:
             raise SocketStateError(f"cannot {action} on {self!r}: {self._type} sockets do not {action}", self)
+
+
+class _SentBy(bytes):
+    """A body that tells who sent it, as a `zmq.Frame` does."""
+
+    peer: Peer
+
+    def __new__(cls, body: bytes, peer: Peer) -> _SentBy:
+        """The body, sent by this peer."""
+        sent = super().__new__(cls, body)
+        sent.peer = peer
+        return sent
+
+    @property
+    def bytes(self) -> bytes:
+        """The body alone."""
+        return bytes(memoryview(self))
+
+
+class _Guard:
+    """Knows who sent a message, if the test says so."""
+
+    def peer(self, body: Any) -> Peer | None:
+        """Who sent it."""
+        return getattr(body, "peer", None)
 
 
 def _frames(obj: Any, id: str, deadline: float | None, caller: list[bytes]) -> list[bytes]:

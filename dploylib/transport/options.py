@@ -17,6 +17,7 @@ __all__ = [
     "option_constant",
     "option_pairs",
     "option_value",
+    "shown",
     "socket_type_constant",
     "socket_type_name",
 ]
@@ -46,6 +47,7 @@ PEER_OPTIONS: dict[str, int] = {
 }
 """What the sockets of servers and clients are set to against peers that say nothing."""
 
+_SECRET_OPTIONS = ("curve_secretkey", "plain_password")
 _BYTES_OPTIONS = frozenset(option for option in zmq.SocketOption if option._opt_type.name == "bytes")
 
 
@@ -87,7 +89,12 @@ def option_value(name: str, value: Any) -> int | bytes:
     if isinstance(value, bytes if wants_bytes else int):
         return int(value) if isinstance(value, bool) else value
     expected = "a str or bytes" if wants_bytes else "an int"
-    raise UnknownOption(f"socket option {name!r} takes {expected}, not {type(value).__name__}: {value!r}")
+    raise UnknownOption(f"socket option {name!r} takes {expected}, not {type(value).__name__}: {shown(name, value)}")
+
+
+def shown(name: str, value: Any) -> str:
+    """The value of an option in an error: not that of a secret."""
+    return "***" if name.lower() in _SECRET_OPTIONS else repr(value)
 
 
 def option_pairs(options: Options | None) -> list[tuple[str, Any]]:
@@ -99,10 +106,14 @@ def option_pairs(options: Options | None) -> list[tuple[str, Any]]:
     try:
         pairs: list[Any] = list(options)
     except TypeError:
-        raise UnknownOption(f"options are a mapping or a list of (name, value) pairs, not {options!r}") from None
+        what = type(options).__name__
+        raise UnknownOption(f"options are a mapping or a list of (name, value) pairs, not of type {what}") from None
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise UnknownOption(f"options are a mapping or a list of (name, value) pairs, but one is {pair!r}")
+            first = pair[0] if isinstance(pair, list | tuple) and pair else pair  # behind which may be a secret
+            raise UnknownOption(
+                f"options are a mapping or a list of (name, value) pairs, but one of them is none: {str(first)[:40]!r}"
+            )
     return [(name, value) for name, value in pairs]
 
 

@@ -6,6 +6,7 @@ import msgspec
 
 from ..errors import (
     DeadlineExceeded,
+    Forbidden,
     HandlerEnded,
     HandlerTimeout,
     InvalidData,
@@ -66,6 +67,7 @@ _PROBLEMS: dict[type[BaseException], tuple[str, str, int]] = {
     UnexpectedMimetype: ("unexpected-mimetype", "Unexpected mimetype", 400),
     UndecodableData: ("undecodable-data", "Undecodable body", 400),
     InvalidData: ("invalid-data", "Invalid data", 422),
+    Forbidden: ("forbidden", "Forbidden", 403),
     PeerError: ("bad-request", "Bad request", 400),
     NoReply: ("no-reply", "No reply", 500),
     Overloaded: ("overloaded", "Overloaded", 503),

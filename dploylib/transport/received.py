@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import PeerError
+from ..security import Peer
 from .codecs import decode_data, decode_object, to_text
 from .envelope import Envelope
 from .metadata import Metadata
@@ -23,10 +24,13 @@ class ReceivedData:
 
     `deserializer` is what `obj` is made with: anything that `decode_object` takes. `metadata` is what the caller said
     about its call, if it did; `deadline` is when the caller gives up, on the clock of `time.monotonic`, or None.
-    `fault` is the `PeerError` that decoding it raised, if it did: the mistake of who sent it, and of nobody else.
+    `fault` is the `PeerError` that was raised about it, if there was one: the mistake of who sent it, and of nobody
+    else.
     """
 
-    __slots__ = ("_data", "_deserializer", "_obj", "deadline", "envelope", "fault", "metadata")
+    __slots__ = ("_data", "_deserializer", "_obj", "_who", "deadline", "envelope", "fault", "metadata")
+
+    _who: Callable[[], Peer]  # there only where it is known
 
     def __init__(self, envelope: Envelope, deserializer: Any = None, metadata: Metadata | None = None) -> None:
         self.envelope = envelope
@@ -53,6 +57,16 @@ class ReceivedData:
     def data(self) -> bytes:
         """The envelope's body."""
         return self.envelope.data
+
+    @property
+    def peer(self) -> Peer | None:
+        """Who sent it: its name and groups as they are now. None on a socket that lets everybody in."""
+        who = getattr(self, "_who", None)
+        return None if who is None else who()
+
+    def is_from(self, who: Callable[[], Peer]) -> None:
+        """Let `peer` be what this returns."""
+        self._who = who
 
     @property
     def text(self) -> str:

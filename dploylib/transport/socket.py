@@ -36,7 +36,7 @@ from ..security.credentials import IPC_PERMISSIONS
 from .codecs import JSON_MIMETYPE, TEXT_MIMETYPE, decode_data, decode_object, decode_text, encode_object
 from .envelope import MAX_FRAMES, Envelope, adopt
 from .ipc_lock import IpcLock, is_no_socket, lockable_path
-from .options import Options, option_constant, option_pairs, option_value, socket_type_name
+from .options import Options, option_constant, option_pairs, option_value, shown, socket_type_name
 from .reading import LARGE, ROUTING_TYPES, TURN_TYPES, knowing_reader_for, reader_for
 from .received import ReceivedData
 from .waiting import GreenWaiter, TimeIsUp, waiter_for
@@ -293,9 +293,9 @@ class Socket(Sender):
             else:
                 self._zmq_socket.set(option_constant(option), wire_value)
         except zmq.ZMQError as error:
-            raise self._option_error(error, option, f", or does not take {value!r}") from error
+            raise self._option_error(error, option, f", or does not take {shown(option, value)}") from error
         except OverflowError as error:
-            raise UnknownOption(f"option {option} does not take {value!r}: {error}", self) from error
+            raise UnknownOption(f"option {option} does not take {shown(option, value)}: {error}", self) from error
 
     def get_option(self, option: str) -> Any:
         """The value of a socket option by its lowercase name, int or bytes. Raises `UnknownOption`."""
