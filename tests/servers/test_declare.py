@@ -129,7 +129,7 @@ WRONG = {
     "obj of no use": (lambda: bind_in("a", "rep", obj=NOT_CALLABLE), "cannot use obj=5"),
     "an unknown option": (lambda: bind_in("a", "rep", options={"sndhmw": 1}), "'sndhmw', did you mean 'sndhwm'"),
     "an option of a wrong type": (lambda: bind("a", "pub", options={"sndhwm": "1"}), "takes an int, not str"),
-    "options of no form": (lambda: bind("a", "pub", options=5), "options=5"),
+    "options of no form": (lambda: bind("a", "pub", options=5), "not of type int"),
 }
 
 
