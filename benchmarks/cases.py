@@ -134,6 +134,13 @@ QUEUES = (
     Contender("in SQLite, no fsync", "dploylib_", ("--handler", "no-fsync")),
 )
 
+# The generator speaks no CURVE itself, so that all of these are asked by the same client of pyzmq.
+SECURED = tuple(
+    replace(one, name=f"{one.name}, {what}", options=(*one.options, "--curve") if what == "CURVE" else one.options)
+    for one in (SEND, PYZMQ)
+    for what in ("open", "CURVE")
+)
+
 CASES = (
     *(
         Case(f"rep-64B-{n}", f"REP echo, 64 B, {n:,} outstanding", "echo", ON_REP, role="rep", outstanding=n)
@@ -170,6 +177,7 @@ CASES = (
         busy_hub=True,
     ),
     Case("client-100", "100 greenlets (gRPC: threads) call, 64 B", "client", CLIENT_100, role="rep", outstanding=100),
+    Case("secured", "REP echo, 64 B, 100 outstanding, asked by pyzmq", "secured", SECURED, "rep", outstanding=100),
     Case("pull", "PULL sink, 64 B", "pull", LOOPS, role="pull", count=100_000, rcvhwm=1000),
     *(
         Case(f"pub-{n}", f"PUB, 64 B, subscribers: {n}", "pub", LOOPS, role="pub", connections=n, count=count)

@@ -1,5 +1,7 @@
 """The load generator: a process of its own, in the standard library only, that measures one server once.
 
+Only of the case `secured`, for which it would have to encrypt, pyzmq takes its place.
+
     python -m benchmarks.generator '{"kind": "echo", "pid": 4711, "endpoints": ["tcp://127.0.0.1:5000"], ...}'
 
 The argument is a `Load`. The result is one JSON object on stdout, whose names say their units.
@@ -13,11 +15,12 @@ import os
 import sys
 import termios
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from benchmarks import process
-from benchmarks.connection import READ_BYTES, Connection, Poller, ServerGone
+from benchmarks.connection import PATIENCE_SECONDS, READ_BYTES, Connection, Poller, ServerGone
 from benchmarks.load import Load
 from benchmarks.meter import Meter, percentiles
 from benchmarks.wire import Counted, JobTaker, Pusher, Putter, Subscriber, Wire, Zmtp, zmtp_message
@@ -60,6 +63,43 @@ def echo(load: Load) -> dict[str, Any]:
     for connection in connections:
         connection.answered()
     return result
+
+
+def secured(load: Load) -> dict[str, Any]:
+    """Do the same as `echo` does with one connection, by pyzmq: the second endpoint, if there is one, is a key."""
+    import zmq
+
+    endpoint, *keys = load.endpoints
+    with zmq.Context() as context, context.socket(zmq.DEALER) as client:
+        client.setsockopt(zmq.SNDHWM, 0)
+        client.setsockopt(zmq.RCVTIMEO, int(PATIENCE_SECONDS * 1000))
+        for key in keys:
+            client.curve_serverkey = key.encode()
+            client.curve_publickey, client.curve_secretkey = zmq.curve_keypair()
+        client.connect(endpoint)
+        frames = [b"", *load.envelope(load.body)]
+        sent: deque[int] = deque()
+        latencies: list[tuple[int, int]] = []
+
+        def turns() -> Iterator[int]:
+            while True:
+                client.send_multipart(frames)
+                sent.append(time.perf_counter_ns())
+                if len(sent) >= load.outstanding:
+                    if client.recv_multipart() != frames:
+                        raise ServerGone("the server sent another reply than was expected")
+                    latencies.append((time.perf_counter_ns() - sent.popleft(), 1))
+                    yield 1
+
+        each = turns()
+        run_for(load.warm_up_seconds, each)
+        latencies.clear()
+        meter = Meter(load.pid)
+        result = meter.stop(run_for(load.seconds, each))
+        while sent:
+            client.recv_multipart()
+            sent.popleft()
+    return result | percentiles(latencies)
 
 
 def run_for(seconds: float, turns: Iterator[int]) -> int:
@@ -234,6 +274,7 @@ def idle(load: Load) -> dict[str, Any]:
 
 KINDS: dict[str, Callable[[Load], dict[str, Any]]] = {
     "echo": echo,
+    "secured": secured,
     "pull": pull,
     "pub": pub,
     "waiting": waiting,

@@ -8,10 +8,11 @@ import gevent
 
 from benchmarks.servers import common
 from dploylib import Envelope, Server, Service, bind, bind_in, every
+from dploylib.security import KeyPair, write_key_pair
 from dploylib.servers.generic import QueueServer
 
 
-def serve(server_class, servers=1, concurrency=None, timeout=None, rcvhwm=0, settings=""):
+def serve(server_class, servers=1, concurrency=None, timeout=None, rcvhwm=0, settings="", security="", key=""):
     """Run a service of such servers, whose sockets are bound to any free port."""
     socket = f"uri: '{common.ANY_PORT}', options: {{sndhwm: 0, rcvhwm: {rcvhwm}}}"
     if concurrency is not None:
@@ -19,14 +20,15 @@ def serve(server_class, servers=1, concurrency=None, timeout=None, rcvhwm=0, set
     if timeout is not None:
         socket += f", timeout: {timeout}"
     names = [f"bench{number}" for number in range(servers)]
-    lines = [f"settings: {{bench0: {settings}}}", "servers:"] if settings else ["servers:"]
+    lines = [f"settings: {{bench0: {settings}}}"] if settings else []
+    lines += [f"security: {security}", "servers:"] if security else ["servers:"]
     with Service() as service:
         for name in names:
             service.add_server(name, server_class)
             lines += [f"  {name}:", *(f"    {one}: {{{socket}}}" for one in server_class.description.socket_names)]
         service.start(config_string="\n".join(lines))
         endpoints = [service.endpoints[name][one] for name in names for one in server_class.description.socket_names]
-        common.announce(*endpoints)
+        common.announce(*endpoints, *filter(None, [key]))
         service.wait()
 
 
@@ -48,7 +50,13 @@ def echo(arguments):
     class EchoServer(Server):
         answer = bind_in("request", arguments.role)(handlers[arguments.handler])
 
-    serve(EchoServer, concurrency=arguments.concurrency, timeout=arguments.timeout)
+    with tempfile.TemporaryDirectory() as directory:
+        secured = {}
+        if arguments.curve:
+            pair = KeyPair.generate()
+            _, secret = write_key_pair(f"{directory}/server", pair)
+            secured = {"security": f"{{secret_key: '{secret}', authorized_keys: any}}", "key": pair.public}
+        serve(EchoServer, concurrency=arguments.concurrency, timeout=arguments.timeout, **secured)
 
 
 def pull(arguments):

@@ -9,9 +9,11 @@ from typing import Any
 from benchmarks.servers import common
 
 
-def bound(zmq: ModuleType, context: Any, socket_type: str, rcvhwm: int = 0) -> Any:
+def bound(zmq: ModuleType, context: Any, socket_type: str, rcvhwm: int = 0, secret_key: bytes = b"") -> Any:
     """Make a socket that drops nothing, since it sends without a high-water mark, and bind it to a free port."""
     socket = context.socket(getattr(zmq, socket_type.upper()))
+    if secret_key:
+        socket.curve_secretkey, socket.curve_server = secret_key, True
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, rcvhwm)
     socket.bind(common.ANY_PORT)
@@ -30,9 +32,11 @@ def ready(zmq: ModuleType, socket_type: str, rcvhwm: int = 0) -> Any:
     return socket
 
 
-def echo(zmq: ModuleType, socket_type: str) -> None:
+def echo(zmq: ModuleType, socket_type: str, curve: bool = False) -> None:
     """Send back what comes."""
-    socket = ready(zmq, socket_type)
+    public_key, secret_key = zmq.curve_keypair() if curve else (b"", b"")
+    socket = bound(zmq, zmq.Context(), socket_type, secret_key=secret_key)
+    common.announce(endpoint(zmq, socket), *filter(None, [public_key.decode()]))
     while True:
         socket.send_multipart(socket.recv_multipart())
 

@@ -13,7 +13,7 @@ def objects(arguments):
 
 
 ROLES = {
-    "rep": lambda arguments: loops.echo(zmq, "rep"),
+    "rep": lambda arguments: loops.echo(zmq, "rep", arguments.curve),
     "router": lambda arguments: loops.echo(zmq, "router"),
     "pull": lambda arguments: loops.pull(zmq, arguments.count, arguments.rcvhwm),
     "pub": lambda arguments: loops.pub(zmq, arguments.count),
