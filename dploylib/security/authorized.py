@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from ..errors import SecurityError
+from .files import locked, read_text, replace
 from .keys import (
     PUBLIC_SUFFIX,
+    SECRET_SUFFIX,
     Identity,
+    certificate,
     fingerprint,
     is_key,
     name_flaw,
     read_certificate,
-    read_private,
-    write_certificate,
 )
+from .masked import MaskedText
 
 __all__ = ["AuthorizedKeys", "Passwords", "Roster", "authorize", "identities", "revoke"]
 
 _State: TypeAlias = tuple[object, ...]
+_Entry: TypeAlias = tuple[str, Identity | str]  # where it stands, and who it is, or what is wrong with it
+
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # they pass, and say nothing about a file
 
 
 class Roster:
@@ -35,9 +39,9 @@ class Roster:
     def __init__(self, path: str) -> None:
         self.path = path
         self._state = self._seen = _state_of(path)
-        self._by_id, problems = self._read()
-        if problems:
-            raise SecurityError("\n".join(problems))
+        self._by_id, self._problems = self._read()
+        if self._problems:
+            raise SecurityError("\n".join(self._problems))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}>"
@@ -52,56 +56,54 @@ class Roster:
     def changed(self, complain: Callable[[str], None]) -> dict[str, Identity] | None:
         """Look whether the files are others than before, and read them then. To be called again and again.
 
-        Returns what was there before, by id, if something has changed; else None. What is being written is left alone
-        until the next call. `complain` is told what is wrong: who cannot be read is not let in any more. A file that is
-        gone lets nobody in; one that cannot be read for another reason changes nothing.
+        Returns what was there before, by id, if it is not what is there now; else None. What is being written is left
+        alone until the next call. `complain` is told once what is wrong: who cannot be read is not let in any more. A
+        file that is gone lets nobody in; one that cannot be read for another reason changes nothing. What is wrong is
+        looked at again each time.
         """
-        try:
-            state = _state_of(self.path)
-        except SecurityError as error:
-            state = (str(error),)
-        if state == self._state or state != self._seen:
+        state = _state_of(self.path)
+        if state != self._seen:
             self._seen = state
             return None
+        if state == self._state and not self._problems:
+            return None
         self._state = state
-        before = self._by_id
+        before, known = self._by_id, self._problems
         try:
-            self._by_id, problems = self._read()
+            self._by_id, self._problems = self._read()
         except SecurityError as error:
-            problems = [str(error)]
-            if not os.path.exists(self.path):
+            self._problems = [str(error)]
+            if _is_gone(self.path):
                 self._by_id = {}
-        for problem in problems:
-            complain(problem)
-        return before
+        for problem in self._problems:
+            if problem not in known:
+                complain(problem)
+        return None if self._by_id == before else before
 
     def _read(self) -> tuple[dict[str, Identity], list[str]]:
         by_id: dict[str, Identity] = {}
         problems = []
         for place, entry in self._entries():
             if isinstance(entry, str):
-                problems.append(f"{place}: {entry}")
+                problems.append(entry)
                 continue
-            id = self.id_of(entry)
-            if id in by_id:
-                problems.append(f"{place}: {entry.name} is there already, as {by_id[id].name}")
-            else:
-                by_id[id] = entry
+            known = by_id.setdefault(self.id_of(entry), entry)
+            if known is not entry:
+                problems.append(f"{place}: {entry.name} is there already, as {known.name}")
         return by_id, problems
 
     def id_of(self, identity: Identity) -> str:
         """What it is known by."""
         return identity.credential
 
-    def _entries(self) -> Iterable[tuple[str, Identity | str]]:
-        """Each entry and where it stands, or what is wrong with it."""
+    def _entries(self) -> Iterable[_Entry]:
         raise NotImplementedError
 
 
 class AuthorizedKeys(Roster):
     """Keys of clients: a directory of `NAME.key` files, or a file with lines `NAME KEY GROUP,GROUP`."""
 
-    def _entries(self) -> Iterable[tuple[str, Identity | str]]:
+    def _entries(self) -> Iterable[_Entry]:
         return identities(self.path)
 
 
@@ -112,23 +114,31 @@ class Passwords(Roster):
         """The user name."""
         return identity.name
 
-    def _entries(self) -> Iterable[tuple[str, Identity | str]]:
-        return _lines(self.path, read_private(self.path, "list of passwords"), "PASSWORD", lambda _: True)
+    def _entries(self) -> Iterable[_Entry]:
+        for place, entry in _lines(self.path, read_text(self.path, "list of passwords", private=True), "PASSWORD"):
+            masked = isinstance(entry, Identity) and entry._replace(credential=MaskedText(entry.credential))
+            yield place, masked or entry
 
 
-def identities(path: str) -> Iterator[tuple[str, Identity | str]]:
+def identities(path: str) -> Iterator[_Entry]:
     """The authorized keys at a path, each with its place: a file, or a file and a line. Or what is wrong there.
 
     Raises `SecurityError` when nothing can be read.
     """
-    if os.path.isdir(path):
-        for file in _certificates(path):
-            try:
-                yield file, read_certificate(file)
-            except SecurityError as error:
-                yield file, str(error).removeprefix(f"{file}: ")
+    if not os.path.isdir(path):
+        yield from _lines(path, _text(path), "KEY")
         return
-    yield from _lines(path, _text(path), "KEY", is_key)
+    try:
+        files = _certificates(path)
+    except OSError as error:
+        raise SecurityError(f"cannot read the authorized keys in {path}: {error.strerror}") from error
+    for file in files:
+        try:
+            yield file, read_certificate(file)
+        except SecurityError as error:
+            if getattr(error.__cause__, "errno", None) in _SHORTAGES:
+                raise
+            yield file, str(error)
 
 
 def authorize(path: str, name: str, key: str, groups: Iterable[str] = ()) -> str:
@@ -137,25 +147,27 @@ def authorize(path: str, name: str, key: str, groups: Iterable[str] = ()) -> str
     Raises `SecurityError` when the name or the key is there already, or cannot be one.
     """
     groups = sorted(set(groups))
-    for one in (name, *groups):
-        if flaw := name_flaw(one):
-            raise SecurityError(f"{one!r} is no name: {flaw}")
     if not is_key(key):
         raise SecurityError("this is no public key: it has 40 characters of Z85")
-    if path.endswith("/") and not os.path.exists(path):
-        os.makedirs(path, 0o755)
-    for place, entry in identities(path) if os.path.exists(path) else ():
-        if isinstance(entry, Identity) and (entry.credential == key or entry.name == name):
-            same = "this key" if entry.credential == key else "another key"
-            raise SecurityError(f"{entry.name} is authorized in {place} already, with {same}; revoke it first")
-    if os.path.isdir(path):
-        file = os.path.join(path, name + PUBLIC_SUFFIX)
-        write_certificate(file, name, key, groups)
-        return file
-    old = _text(path) if os.path.exists(path) else ""
-    ended = old if not old or old.endswith("\n") else f"{old}\n"
-    _replace(path, ended + " ".join(filter(None, (name, key, ",".join(groups)))) + "\n")
-    return path
+    text = certificate(name, groups, key)
+    if path.endswith("/"):
+        _make_directory(path)
+    directory = path if os.path.isdir(path) else os.path.dirname(os.path.realpath(path))
+    with locked(directory):
+        for place, entry in identities(path) if os.path.lexists(path) else ():
+            if isinstance(entry, Identity) and (entry.credential == key or entry.name == name):
+                same = "this key" if entry.credential == key else "another key"
+                raise SecurityError(f"{entry.name} is authorized in {place} already, with {same}; revoke it first")
+        if directory is path:
+            file = os.path.join(path, name + PUBLIC_SUFFIX)
+            if os.path.lexists(file):
+                raise SecurityError(f"{file} is there already, and is not overwritten")
+            replace(file, text)
+            return file
+        old = _text(path) if os.path.lexists(path) else ""
+        ended = old if not old or old.endswith("\n") else f"{old}\n"
+        replace(path, ended + " ".join(filter(None, (name, key, ",".join(groups)))) + "\n")
+        return path
 
 
 def revoke(path: str, who: str) -> list[Identity]:
@@ -163,92 +175,99 @@ def revoke(path: str, who: str) -> list[Identity]:
 
     Raises `SecurityError` when there are none.
     """
-    gone = [(place, one) for place, one in identities(path) if isinstance(one, Identity) and who in _handles(one)]
-    if not gone:
-        raise SecurityError(f"{path} has no key of {who}")
-    if os.path.isdir(path):
-        for file, _ in gone:
-            os.unlink(file)
-    else:
-        numbers = {int(place.rpartition(":")[2]) for place, _ in gone}
-        lines = _text(path).splitlines(keepends=True)
-        _replace(path, "".join(line for number, line in enumerate(lines, 1) if number not in numbers))
-    return [identity for _, identity in gone]
+    directory = path if os.path.isdir(path) else os.path.dirname(os.path.realpath(path))
+    with locked(directory):
+        gone = {place: one for place, one in identities(path) if isinstance(one, Identity) and who in _handles(one)}
+        if not gone:
+            raise SecurityError(f"{path} has no key of {who}")
+        if directory is path:
+            for file in gone:
+                _remove(file)
+        else:
+            lines = enumerate(_text(path).split("\n"), 1)
+            replace(path, "\n".join(line for number, line in lines if f"{path}:{number}" not in gone))
+    return list(gone.values())
 
 
 def _handles(identity: Identity) -> tuple[str, ...]:
     return identity.name, identity.credential, fingerprint(identity.credential)
 
 
-def _lines(path: str, text: str, what: str, fits: Callable[[str], bool]) -> Iterator[tuple[str, Identity | str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        place = f"{path}:{number}"
-        if len(words) not in (2, 3):
-            yield place, f"expected NAME {what}, or NAME {what} GROUP,GROUP; found {len(words)} words"
-            continue
-        name, credential, groups = (*words, "")[:3]
-        listed = list(filter(None, groups.split(",")))
-        # What is no name is not shown: in a list of passwords it may be a part of one.
-        flaw = name_flaw(name) or next(filter(None, map(name_flaw, listed)), None)
-        if flaw is None and not fits(credential):
-            flaw = f"what stands behind {name} is no {what.lower()}: expected 40 characters of Z85"
-        yield place, flaw or Identity(name, frozenset(listed), credential)
+def _make_directory(path: str) -> None:
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise SecurityError(f"cannot make {path}: {getattr(error, 'strerror', error)}") from error
+
+
+def _remove(file: str) -> None:
+    try:
+        os.unlink(file)
+    except OSError as error:
+        raise SecurityError(f"cannot remove {file}: {error.strerror}") from error
 
 
 def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text file"
-        raise SecurityError(f"cannot read the authorized keys in {path}: {reason}") from error
+    if path.endswith((PUBLIC_SUFFIX, SECRET_SUFFIX)):
+        raise SecurityError(
+            f"{path} is the file of one key: expected a directory of such files, or a file with lines NAME KEY "
+            "GROUP,GROUP"
+        )
+    return read_text(path, "authorized keys")
+
+
+def _lines(path: str, text: str, what: str) -> Iterator[_Entry]:
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        name, credential, listed = (*words, "", "")[:3]
+        groups = frozenset(filter(None, listed.split(",")))
+        # What is no name is not shown: in a list of passwords it may be a part of one.
+        flaw = next(filter(None, map(name_flaw, (name, *groups))), None)
+        if len(words) not in (2, 3):
+            flaw = f"expected NAME {what}, or NAME {what} GROUP,GROUP; found {_counted(len(words))}"
+        elif flaw is None and what == "KEY" and not is_key(credential):
+            who = "the name, which looks like a key itself," if is_key(name) else name
+            flaw = f"what stands behind {who} is no key: expected 40 characters of Z85"
+        place = f"{path}:{number}"
+        yield place, f"{place}: {flaw}" if flaw else Identity(name, groups, credential)
+
+
+def _counted(words: int) -> str:
+    return f"{words} word{'' if words == 1 else 's'}"
 
 
 def _certificates(directory: str) -> list[str]:
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError as error:
-        raise SecurityError(f"cannot read the authorized keys in {directory}: {error.strerror}") from error
-    return [
-        os.path.join(directory, name) for name in names if name.endswith(PUBLIC_SUFFIX) and not name.startswith(".")
-    ]
+    names = sorted(os.listdir(directory))
+    return [os.path.join(directory, name) for name in names if name.endswith(PUBLIC_SUFFIX) and name[0] != "."]
 
 
 def _state_of(path: str) -> _State:
     """What changes when a file, or one in a directory, is written, added, replaced or removed."""
     try:
         files = _certificates(path) if os.path.isdir(path) else [path]
-        return tuple((file, *_stamp(file)) for file in files)
     except OSError as error:
-        raise SecurityError(f"cannot read {path}: {error.strerror}") from error
+        return (error.errno,)
+    return tuple((file, *_stamp(file)) for file in files)
 
 
-def _stamp(file: str) -> tuple[int, ...]:
+def _stamp(file: str) -> _State:
     try:
         found = os.stat(file)
-    except FileNotFoundError:  # since it was listed
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode
-
-
-def _replace(path: str, text: str) -> None:
-    """Write a file so that whoever reads it meanwhile sees the old one or the new one, with its old permissions."""
-    mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o644
-    try:
-        file, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path) or ".")
     except OSError as error:
-        raise SecurityError(f"cannot write {path}: {error.strerror}") from error
+        return (error.errno,)
+    except ValueError:  # what cannot be the name of a file
+        return ()
+    # The last one changes with the permissions too, and nobody can set it back.
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _is_gone(path: str) -> bool:
     try:
-        with open(file, "w", encoding="utf-8") as stream:
-            os.fchmod(file, mode)
-            stream.write(text)
-            stream.flush()
-            os.fsync(file)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -42,10 +41,10 @@ class Credentials:
         curve = self.mechanism == "curve"
         self.key_pair: KeyPair | None = None
         if curve and security.secret_key is not None:
-            self.key_pair = _of("secret_key", KeyPair.read, os.fspath(security.secret_key))
+            self.key_pair = _of("secret_key", KeyPair.read, security.secret_key)
         given = security.server_key if curve else None
-        keys = [] if given is None else [given] if isinstance(given, str | os.PathLike) else given
-        self.server_keys: Sequence[str] = [_of("server_key", public_key_of, os.fspath(key)) for key in keys]
+        keys = [] if given is None else [given] if isinstance(given, str) else given
+        self.server_keys: Sequence[str] = [_of("server_key", public_key_of, key) for key in keys]
 
     def __repr__(self) -> str:
         return f"<Credentials {self.mechanism}>"
@@ -135,7 +134,7 @@ class Credentials:
             if security.groups is not None:
                 raise SecurityError("groups are of authorized keys, and authorized_keys is any", "groups")
             return Gate(self, None)
-        return Gate(self, _of(setting, AuthorizedKeys if self.mechanism == "curve" else Passwords, os.fspath(path)))
+        return Gate(self, _of(setting, AuthorizedKeys if self.mechanism == "curve" else Passwords, path))
 
     @property
     def ipc_permissions(self) -> int:

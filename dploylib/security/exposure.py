@@ -21,10 +21,12 @@ def leaves_machine(uri: str) -> bool:
         return False
     if transport not in ("tcp", "ws"):
         return True
-    host = address.rpartition(";")[2].partition("/")[0].rpartition(":")[0].strip("[]").partition("%")[0]
+    # Before the semicolon stands where it comes from, and behind the slash what a WebSocket asks for.
+    host = address.partition("/")[0].rpartition(";")[2].rpartition(":")[0].strip("[]").partition("%")[0]
     if host.lower() in ("localhost", "lo"):
         return False
     try:
-        return not ipaddress.ip_address(host).is_loopback
+        ip = ipaddress.ip_address(host)
     except ValueError:
         return True
+    return not (getattr(ip, "ipv4_mapped", None) or ip).is_loopback

@@ -12,25 +12,25 @@ import contextlib
 import hashlib
 import os
 import re
-import shlex
-import stat
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..errors import SecurityError
+from .files import read_text, write_new
+from .masked import MaskedBytes
 
 __all__ = [
     "PUBLIC_SUFFIX",
     "SECRET_SUFFIX",
     "Identity",
     "KeyPair",
+    "certificate",
     "fingerprint",
+    "has_secret_key",
     "is_key",
     "name_flaw",
     "public_key_of",
     "read_certificate",
-    "read_private",
-    "write_certificate",
     "write_key_pair",
 ]
 
@@ -38,10 +38,9 @@ PUBLIC_SUFFIX = ".key"
 SECRET_SUFFIX = ".key_secret"
 
 _KEY_LENGTH = 40
-_LARGEST = 65536  # bytes of a certificate; it has some hundred
-_NAME = re.compile(r"[^\s,#\"'/\x00-\x1f\x7f-\x9f][^\s,\"'/\x00-\x1f\x7f-\x9f]*")
+_NAME = re.compile(r"[^\s,#\"'/.][^\s,\"'/]*")
 # A field of ZPL (ZeroMQ RFC 4), as much as is needed.
-_FIELD = re.compile(r"\s+([\w-]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|(\S.*))")
+_FIELD = re.compile(r"\s*(name|groups|public-key|secret-key)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|(\S.*))")
 
 
 class Identity(NamedTuple):
@@ -62,7 +61,7 @@ class KeyPair:
 
     def __init__(self, public: str, secret: bytes) -> None:
         self.public = public
-        self.secret = secret
+        self.secret = MaskedBytes(secret)
 
     @classmethod
     def generate(cls) -> KeyPair:
@@ -75,17 +74,18 @@ class KeyPair:
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> KeyPair:
         """The pair in a file. Raises `SecurityError` when it cannot be read, or others may read it too."""
-        fields = dict(_fields(read_private(path, "secret key")))
+        shown = os.fspath(path)
+        fields = _fields(shown, read_text(shown, "secret key", private=True))
         secret = fields.get("secret-key", "")
         if not is_key(secret):
             raise SecurityError(
-                f"{os.fspath(path)} has no secret key: expected a file that dploylib keygen made (NAME{SECRET_SUFFIX})"
+                f"{shown} has no secret key: expected a file that dploylib keygen made (NAME{SECRET_SUFFIX})"
             )
         import zmq
 
         public = zmq.curve_public(secret.encode()).decode()
         if fields.get("public-key", public) != public:
-            raise SecurityError(f"the public key in {os.fspath(path)} does not belong to the secret key in it")
+            raise SecurityError(f"the public key in {shown} does not belong to the secret key in it")
         return cls(public, secret.encode())
 
     def __repr__(self) -> str:
@@ -112,16 +112,21 @@ def fingerprint(public_key: str) -> str:
 
 def name_flaw(name: str) -> str | None:
     """What is wrong with the name of a key or a group; None when it can be one."""
-    if _NAME.fullmatch(name):
+    if _NAME.fullmatch(name) and name.isprintable():
         return None
-    return "a name has at least one character, no space, comma, quote or slash, and no # at its beginning"
+    return "a name is printable, has no space, comma, quote or slash, and begins with neither # nor a dot"
 
 
 def public_key_of(written: str) -> str:
     """A public key, from itself or from the file that it is in. Raises `SecurityError`."""
-    if is_key(written) and not os.path.exists(written):
+    if is_key(written) and not written.endswith(PUBLIC_SUFFIX) and not os.path.exists(written):
         return written
     return read_certificate(written).credential
+
+
+def has_secret_key(path: str | os.PathLike[str]) -> bool:
+    """Whether a secret key is in a file, whatever its name is. Raises `SecurityError` when it cannot be read."""
+    return "secret-key" in _fields(os.fspath(path), read_text(path, "key"))
 
 
 def read_certificate(path: str | os.PathLike[str]) -> Identity:
@@ -129,23 +134,31 @@ def read_certificate(path: str | os.PathLike[str]) -> Identity:
 
     The name is that of the file, without its ending, unless there is another one in it.
     """
-    fields = dict(_fields(_read(path, "public key")))
+    shown = os.fspath(path)
+    fields = _fields(shown, read_text(shown, "public key"))
     key = fields.get("public-key", "")
     if not is_key(key):
-        raise SecurityError(f"{os.fspath(path)} has no public key: expected a file like NAME{PUBLIC_SUFFIX}, or a key")
-    name = fields.get("name") or os.path.basename(os.fspath(path)).removesuffix(SECRET_SUFFIX).removesuffix(
-        PUBLIC_SUFFIX
-    )
+        raise SecurityError(
+            f"{shown} has no public key: expected a file that dploylib keygen made (NAME{PUBLIC_SUFFIX})"
+        )
+    name = fields.get("name") or os.path.basename(shown).removesuffix(SECRET_SUFFIX).removesuffix(PUBLIC_SUFFIX)
     groups = frozenset(filter(None, re.split(r"[,\s]+", fields.get("groups", ""))))
-    for one in (name, *groups):
-        if flaw := name_flaw(one):
-            raise SecurityError(f"{os.fspath(path)}: {one!r} is no name: {flaw}")
+    _check_names(f"{shown}: ", name, *groups)
     return Identity(name, groups, key)
 
 
-def write_certificate(path: str | os.PathLike[str], name: str, key: str, groups: Iterable[str] = ()) -> None:
-    """Write a public key to a new file. Raises `SecurityError` when there is one already."""
-    _write_new(path, _certificate(name, groups, key), 0o644)
+def certificate(name: str, groups: Iterable[str], public: str, secret: str | None = None) -> str:
+    """The text of a file with a public key, or with both. Raises `SecurityError` for what is no name."""
+    groups = sorted(set(groups))
+    _check_names("", name, *groups)
+    kind = "secret key: nobody else may read this file" if secret else "public key"
+    lines = [f"# {name}: {kind}. {fingerprint(public)}", "metadata", f'    name = "{name}"']
+    if groups:
+        lines.append(f'    groups = "{",".join(groups)}"')
+    lines += ["curve", f'    public-key = "{public}"']
+    if secret:
+        lines.append(f'    secret-key = "{secret}"')
+    return "\n".join(lines) + "\n"
 
 
 def write_key_pair(base: str | os.PathLike[str], pair: KeyPair) -> tuple[str, str]:
@@ -155,18 +168,19 @@ def write_key_pair(base: str | os.PathLike[str], pair: KeyPair) -> tuple[str, st
     """
     public, secret = f"{os.fspath(base)}{PUBLIC_SUFFIX}", f"{os.fspath(base)}{SECRET_SUFFIX}"
     name = os.path.basename(os.fspath(base))
-    _write_new(secret, _certificate(name, (), pair.public, pair.secret.decode()), 0o600)
+    write_new(secret, certificate(name, (), pair.public, pair.secret.decode()), 0o600)
     try:
-        _write_new(public, _certificate(name, (), pair.public), 0o644)
+        write_new(public, certificate(name, (), pair.public), 0o644)
     except BaseException:
         os.unlink(secret)
         raise
     return public, secret
 
 
-def read_private(path: str | os.PathLike[str], what: str) -> str:
-    """The text of a file that nobody else may read. Raises `SecurityError`."""
-    return _read(path, what, private=True)
+def _check_names(place: str, *names: str) -> None:
+    for name in names:
+        if flaw := name_flaw(name):
+            raise SecurityError(f"{place}{name!r} is no name: {flaw}")
 
 
 def _decoded(text: str) -> bytes | None:
@@ -179,57 +193,11 @@ def _decoded(text: str) -> bytes | None:
     return None
 
 
-def _read(path: str | os.PathLike[str], what: str, private: bool = False) -> str:
-    shown = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(_LARGEST + 1) if not private or not mode & 0o077 else b""
-    except OSError as error:
-        if is_key(shown) or not shown.isprintable():  # somebody has given the key itself
-            raise SecurityError(f"expected the path of a file with a {what}, and there is no such file") from None
-        raise SecurityError(f"cannot read the {what} in {shown}: {error.strerror}") from error
-    except ValueError:  # a NUL in the path
-        raise SecurityError(f"expected the path of a file with a {what}") from None
-    if private and mode & 0o077:
-        raise SecurityError(
-            f"others may read the {what} in {shown} (its permissions are {mode:04o}), so it is not used; "
-            f"mend it: chmod 600 {shlex.quote(shown)}"
-        )
-    if len(data) > _LARGEST:
-        raise SecurityError(f"{shown} is too large for a file with a {what}")
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise SecurityError(f"{shown} is no text file, so there is no {what} in it") from None
-
-
-def _fields(text: str) -> Iterable[tuple[str, str]]:
-    for line in text.splitlines():
-        if match := _FIELD.fullmatch(line.rstrip()):
-            name, *values = match.groups()
-            yield name, next((value for value in values if value is not None), "")
-
-
-def _certificate(name: str, groups: Iterable[str], public: str, secret: str | None = None) -> str:
-    kind = "secret key: nobody else may read this file" if secret else "public key"
-    lines = [f"# {name}: {kind}. {fingerprint(public)}", "metadata", f'    name = "{name}"']
-    if listed := ",".join(sorted(groups)):
-        lines.append(f'    groups = "{listed}"')
-    lines += ["curve", f'    public-key = "{public}"']
-    if secret:
-        lines.append(f'    secret-key = "{secret}"')
-    return "\n".join(lines) + "\n"
-
-
-def _write_new(path: str | os.PathLike[str], text: str, mode: int) -> None:
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    except FileExistsError:
-        raise SecurityError(f"{os.fspath(path)} is there already, and is not overwritten") from None
-    except OSError as error:
-        raise SecurityError(f"cannot write {os.fspath(path)}: {error.strerror}") from error
-    with open(file, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
+def _fields(path: str, text: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for match in filter(None, map(_FIELD.fullmatch, map(str.rstrip, text.split("\n")))):
+        name, *values = match.groups()
+        if name in fields:
+            raise SecurityError(f"{path} has {name} more than once: expected a file with one key")
+        fields[name] = next(value for value in values if value is not None)
+    return fields

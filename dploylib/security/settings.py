@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-from typing import Annotated, Any, Final, TypeAlias
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta
 
+from ..errors import SecurityError
+from .files import looks_like_key
 from .keys import is_key
+from .masked import MASK, MaskedText
 
 __all__ = ["ANYBODY", "MECHANISMS", "Security", "ServiceSecurity", "network_of"]
 
@@ -18,17 +25,26 @@ MECHANISMS: Final = ("curve", "plain", "none")
 ANYBODY: Final = "any"
 """Stands for all keys, where those of clients are asked for."""
 
-_SECRET_FIELDS: Final = ("password",)
+_LONGEST_OF_PLAIN: Final = 255  # bytes, in ZMTP (ZeroMQ RFC 24)
 _MOST_CONNECTIONS: Final = 1_000_000
+_OCTAL: Final = "^0?[0-7]{3}$"
 
 
 def network_of(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """An address (`10.0.0.1`) or network (`10.0.0.0/8`). Raises `ValueError`."""
-    return ipaddress.ip_network(text)
+    """An address (`10.0.0.1`) or network (`10.0.0.0/8`). Raises `ValueError`.
+
+    A network of IPv4 addresses mapped to IPv6 is one of IPv4, as these addresses are when they are looked at.
+    """
+    if "%" in text:
+        raise ValueError("a network is the same on every interface: leave out what follows the %")
+    network = ipaddress.ip_network(text)
+    if network.version == 6 and network.prefixlen >= 96 and network.network_address.ipv4_mapped:
+        return ipaddress.IPv4Network((network.network_address.ipv4_mapped, network.prefixlen - 96))
+    return network
 
 
 def _mechanism_flaw(word: object) -> str | None:
-    return None if word in MECHANISMS or not isinstance(word, str) else f"expected {' or '.join(MECHANISMS)}"
+    return None if word in MECHANISMS or not isinstance(word, str) else "expected curve, plain or none"
 
 
 def _network_flaw(text: object) -> str | None:
@@ -45,14 +61,19 @@ def _denied_flaw(text: object) -> str | None:
     return None if isinstance(text, str) and is_key(text) else _network_flaw(text)
 
 
-def _permissions_flaw(text: object) -> str | None:
+def _plain_flaw(text: object) -> str | None:
     if not isinstance(text, str):
         return None
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    return None if 0 <= mode <= 0o777 else "expected the octal permissions of a file in quotes, such as '0660'"
+    size = 0
+    with contextlib.suppress(UnicodeEncodeError):  # a lone surrogate, which is no text
+        size = len(text.encode())
+    return None if 0 < size <= _LONGEST_OF_PLAIN else f"expected 1 to {_LONGEST_OF_PLAIN} bytes of text in UTF-8"
+
+
+def _permissions_flaw(text: object) -> str | None:
+    if not isinstance(text, str) or re.fullmatch(_OCTAL, text):
+        return None
+    return "expected the octal permissions of a file in quotes, such as '0660'"
 
 
 def _flaw(function: Any, **schema: Any) -> Meta:
@@ -62,7 +83,10 @@ def _flaw(function: Any, **schema: Any) -> Meta:
 _Mechanism: TypeAlias = Annotated[str, _flaw(_mechanism_flaw, enum=list(MECHANISMS))]
 _Networks: TypeAlias = list[Annotated[str, _flaw(_network_flaw)]]
 _Denied: TypeAlias = list[Annotated[str, _flaw(_denied_flaw)]]
-_Permissions: TypeAlias = Annotated[str, _flaw(_permissions_flaw, pattern="^[0-7]{3,4}$")]
+_Plain: TypeAlias = Annotated[str, _flaw(_plain_flaw, minLength=1)]
+_Permissions: TypeAlias = Annotated[str, _flaw(_permissions_flaw, pattern=_OCTAL)]
+
+_PATHS: Final = ("secret_key", "authorized_keys", "passwords")
 
 
 class Security(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,6 +94,8 @@ class Security(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Everything may be left out. In a configuration, what a socket does not say holds as its server has it, and then as
     the whole service has it. The mechanism is CURVE where keys are given, PLAIN where passwords are, and else none.
+    Raises `SecurityError` for what a setting cannot be. The password is not shown, and never becomes JSON; a process
+    that is given these settings by pickle gets it.
     """
 
     mechanism: Annotated[
@@ -94,8 +120,8 @@ class Security(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "with the keys of the clients that may connect; or any, for whoever has the key of the server."
         ),
     ] = None
-    username: Annotated[str | None, Meta(description="Of a connecting socket with PLAIN: its user name.")] = None
-    password: Annotated[str | None, Meta(description="Of a connecting socket with PLAIN: its password.")] = None
+    username: Annotated[_Plain | None, Meta(description="Of a connecting socket with PLAIN: its user name.")] = None
+    password: Annotated[_Plain | None, Meta(description="Of a connecting socket with PLAIN: its password.")] = None
     passwords: Annotated[
         str | None,
         Meta(description="Of a bound socket with PLAIN: the file with lines NAME PASSWORD GROUP,GROUP."),
@@ -125,6 +151,25 @@ class Security(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(description="Of a bound socket: the permissions of its ipc files, in octal. '0600', unless set."),
     ] = None
 
+    def __post_init__(self) -> None:
+        for name in _PATHS:
+            self._set(name, os.PathLike, os.fspath)
+        self._set("server_key", (os.PathLike, list, tuple), _written_keys)
+        for field in msgspec.structs.fields(type(self)):
+            value = getattr(self, field.name)
+            try:
+                msgspec.convert(value, field.type)
+            except msgspec.ValidationError as error:
+                raise SecurityError(f"{field.name}: {str(error)[:1].lower()}{str(error)[1:]}", field.name) from None
+            for one in value if isinstance(value, list | tuple) else [value]:
+                if flaw := next(filter(None, (check(one) for check in _checks_in(field.type))), None):
+                    raise SecurityError(f"{field.name}: {flaw}", field.name)
+        self._set("password", str, MaskedText)
+
+    def _set(self, name: str, kind: Any, change: Callable[[Any], Any]) -> None:
+        if isinstance(value := getattr(self, name), kind):
+            msgspec.structs.force_setattr(self, name, change(value))
+
     def over(self, outer: Security) -> Security:
         """These settings, and where they say nothing those of `outer`."""
         said = {name: value for name in Security.__struct_fields__ if (value := getattr(self, name)) is not None}
@@ -132,7 +177,8 @@ class Security(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __repr__(self) -> str:
         shown = (
-            f"{name}={'***' if name in _SECRET_FIELDS else repr(value)}"
+            # Somebody may have written a key where a file is to be named.
+            f"{name}={MASK if name in _PATHS and looks_like_key(value) else repr(value)}"
             for name in self.__struct_fields__
             if (value := getattr(self, name)) not in (None, {})
         )
@@ -142,6 +188,20 @@ class Security(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __rich_repr__(self) -> Any:  # else rich would look into the fields
         yield repr(self)
+
+
+def _written_keys(keys: Any) -> Any:
+    if isinstance(keys, os.PathLike):
+        return os.fspath(keys)
+    return [os.fspath(key) if isinstance(key, os.PathLike) else key for key in keys]
+
+
+def _checks_in(kind: Any) -> Iterator[Callable[[object], str | None]]:
+    """The functions that stand anywhere in a type; each looks at nothing but texts."""
+    if isinstance(kind, Meta) and kind.extra:
+        yield kind.extra["flaw"]
+    for part in get_args(kind):
+        yield from _checks_in(part)
 
 
 class ServiceSecurity(Security, frozen=True, kw_only=True, forbid_unknown_fields=True):
