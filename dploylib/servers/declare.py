@@ -203,6 +203,7 @@ class SocketDescription:
         other = copy.copy(self)
         other.input_handler = handler
         other.groups = getattr(handler, _GROUPS, self.groups)
+        other._check()
         return other
 
     def with_groups(self, groups: frozenset[str]) -> SocketDescription:

@@ -8,6 +8,7 @@ from gevent.event import Event
 from dploylib.clients import RequestClient
 from dploylib.errors import (
     ConfigurationError,
+    Forbidden,
     HandlerTimeout,
     InvalidData,
     NoReply,
@@ -17,7 +18,8 @@ from dploylib.errors import (
     UnknownOption,
     Unroutable,
 )
-from dploylib.servers import Handler, Server, bind, bind_in, connect, every
+from dploylib.security import Peer
+from dploylib.servers import Handler, Server, allow, bind, bind_in, connect, every
 from dploylib.testing import call_handler, in_memory
 from dploylib.transport import Envelope, Problem
 
@@ -458,3 +460,32 @@ def test_a_socket_is_called_if_it_has_a_handler_and_fed_if_it_has_none():
             shop.feed("orders", "")
         with pytest.raises(KeyError, match="no socket 'nowhere'"):
             shop.call("nowhere", "")
+
+
+# Who it is from --------------------------------------------------------------------------------------------------
+
+
+class Kitchen(Server):
+    @bind_in("orders", "rep")
+    @allow("waiters")
+    def take(self, socket, received):
+        return f"{received.text} for {received.peer.name}"
+
+    @bind_in("anybody", "router")
+    def tell(self, socket, received):
+        return str(received.peer)
+
+
+def test_the_test_says_who_calls():
+    peer = Peer("walter", frozenset({"waiters"}), address="10.0.0.1")
+    assert call_handler(Kitchen, "orders", "soup", peer=peer).reply.text == "soup for walter"
+    assert call_handler(Kitchen, "anybody", "", peer=peer).reply.text == "walter at 10.0.0.1"
+    assert call_handler(Kitchen, "anybody", "").reply.text == "None"
+
+
+@pytest.mark.parametrize("peer", [None, Peer(), Peer("carl", frozenset({"cooks"}))])
+def test_who_is_in_none_of_the_groups_gets_a_problem(peer):
+    result = call_handler(Kitchen, "orders", "soup", peer=peer)
+    assert isinstance(result.error, Forbidden)
+    assert (result.problem.status, result.problem.type) == (403, "urn:dploylib:forbidden")
+    assert result.problem.detail.startswith("tested.orders is for waiters, and not for ")
