@@ -8,22 +8,20 @@ from typing import Any
 import click
 
 from .. import __version__
-from . import call, check, listen, run, schema, send
+from . import call, check, key, keygen, listen, run, schema, send
 from .exit_codes import ExitCode, table
 from .failures import reported
+from .parameters import Group
 
 __all__ = ["cli", "main"]
 
 
-class _Commands(click.Group):
-    """Tells about the failure of a command. click lists commands by name; here they stand in the order of their use."""
+class _Commands(Group):
+    """Tells about the failure of a command."""
 
     def invoke(self, ctx: click.Context) -> Any:
         with reported():
             return super().invoke(ctx)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 @click.group(
@@ -36,7 +34,7 @@ def cli() -> None:
     """Run services over ZeroMQ, and talk to them."""
 
 
-for module in (run, check, schema, call, send, listen):
+for module in (run, check, schema, call, send, listen, keygen, key):
     cli.add_command(module.command)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .columns import aligned
 from .parameters import Target, configuration, service_options
 
 if TYPE_CHECKING:
@@ -42,9 +43,8 @@ def _summary(service: Service, settings: Settings) -> list[str]:
         for socket in cls.description.sockets.values()
         if socket.name in infos
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [f"OK: {_counted(len(service.server_classes), 'server')}, {_counted(len(rows), 'socket')}", *lines]
+    summary = f"OK: {_counted(len(service.server_classes), 'server')}, {_counted(len(rows), 'socket')}"
+    return [summary, *aligned(rows)]
 
 
 def _counted(count: int, noun: str) -> str:

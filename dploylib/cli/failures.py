@@ -19,6 +19,7 @@ from ..errors import (
     ModuleFailed,
     ModuleNotFound,
     PeerError,
+    SecurityError,
     ServiceFailing,
     StoreError,
     TransportError,
@@ -52,6 +53,7 @@ _CODES: tuple[tuple[type[DployError], ExitCode], ...] = (
     (ModuleNotFound, ExitCode.MODULE),
     (ServiceFailing, ExitCode.FAILED),  # the log has the traceback of the server that died
     (StoreError, ExitCode.FAILED),
+    (SecurityError, ExitCode.CONFIGURATION),
     (PeerError, ExitCode.PEER),
     (TransportError, ExitCode.TRANSPORT),
 )

@@ -1,4 +1,4 @@
-"""The kinds of arguments and options that several commands take. Each says what it expects."""
+"""What several commands have in common: kinds of arguments and options, each of which says what it expects."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = [
     "SECONDS",
     "SECONDS_OR_NONE",
     "TEXT",
+    "Group",
     "Target",
     "configuration",
     "service_options",
@@ -25,6 +26,14 @@ __all__ = [
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """Lists its commands in the order of their use. click would list them by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, as they were added."""
+        return list(self.commands)
 
 
 class Target(NamedTuple):

@@ -28,8 +28,9 @@ def looks_like_key(text: str) -> bool:
 def read_text(path: str | os.PathLike[str], what: str, private: bool = False) -> str:
     """The text of a file with a `what`, which nobody else may read if it is `private`. Raises `SecurityError`."""
     shown = os.fspath(path)
-    with open(_opened(shown, what, private), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+    file = _opened(shown, what, private)
+    try:
+        mode = os.fstat(file).st_mode
         if not stat.S_ISREG(mode):
             found = "a directory" if stat.S_ISDIR(mode) else "no regular file"
             raise SecurityError(f"cannot read the {what} in {shown}: it is {found}")
@@ -38,10 +39,12 @@ def read_text(path: str | os.PathLike[str], what: str, private: bool = False) ->
                 f"others may read the {what} in {shown} (its permissions are {stat.S_IMODE(mode):04o}), so it is not "
                 f"used; mend it: chmod 600 {_argument(shown)}"
             )
-        try:
-            data = file.read(_LARGEST + 1)
-        except OSError as error:
-            raise SecurityError(f"cannot read the {what} in {shown}: {error.strerror}") from error
+        with open(file, "rb", closefd=False) as stream:
+            data = stream.read(_LARGEST + 1)
+    except OSError as error:
+        raise SecurityError(f"cannot read the {what} in {shown}: {error.strerror}") from error
+    finally:
+        os.close(file)
     if len(data) > _LARGEST:
         raise SecurityError(f"cannot read the {what} in {shown}: it is larger than {_LARGEST >> 20} MiB")
     with contextlib.suppress(UnicodeDecodeError):  # which has all of the file in it, and goes no further

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..errors import SecurityError
-from .files import read_text, write_new
+from .files import looks_like_key, read_text, write_new
 from .masked import MaskedBytes
 
 __all__ = [
@@ -180,7 +180,8 @@ def write_key_pair(base: str | os.PathLike[str], pair: KeyPair) -> tuple[str, st
 def _check_names(place: str, *names: str) -> None:
     for name in names:
         if flaw := name_flaw(name):
-            raise SecurityError(f"{place}{name!r} is no name: {flaw}")
+            shown = "this" if looks_like_key(name) else repr(name)
+            raise SecurityError(f"{place}{shown} is no name: {flaw}")
 
 
 def _decoded(text: str) -> bytes | None:

@@ -27,6 +27,10 @@ class MaskedText(_Masked, str):
 
     __slots__ = ()
 
+    def __new__(cls, text: str) -> MaskedText:
+        """The text, masked. To `str` what is masked already would be the mask."""
+        return text if isinstance(text, cls) else super().__new__(cls, text)
+
 
 class MaskedBytes(_Masked, bytes):
     """A secret key. To get it in a form that is shown, one has to ask: `decode()`."""

@@ -18,7 +18,8 @@ from dploylib.config import json_schema
 from dploylib.messages import MESSAGES
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-COMMANDS = ("run", "check", "schema", "call", "send", "listen")
+COMMANDS = ("run", "check", "schema", "call", "send", "listen", "keygen", "key")
+SUBCOMMANDS = ("key show", "key authorize", "key revoke")
 
 
 def run(*arguments: str):
@@ -32,7 +33,13 @@ def test_help_and_version_load_neither_sockets_nor_greenlets(dploylib, directory
         "print(sorted({'zmq', 'gevent', 'yaml', 'dploylib.services'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
-        [sys.executable, "loaded.py", "--version", "--help", *(f"{command} --help" for command in COMMANDS)],
+        [
+            sys.executable,
+            "loaded.py",
+            "--version",
+            "--help",
+            *(f"{command} --help" for command in (*COMMANDS, *SUBCOMMANDS)),
+        ],
         cwd=directory,
         env={"PYTHONPATH": str(DOCS.parent)},
         capture_output=True,
@@ -59,9 +66,9 @@ def test_every_exit_code_is_explained_in_the_documentation():
         assert f"| {code:d} | {meaning} |" in page
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
 def test_the_help_of_a_command_has_an_example(command):
-    assert f"Example: dploylib {command}" in run(command, "--help").output
+    assert f"Example: dploylib {command}" in run(*command.split(), "--help").output
 
 
 def test_the_schema_describes_the_configuration():
@@ -102,6 +109,12 @@ def test_the_help_of_schema_lists_every_message():
         (["call", "tcp://127.0.0.1:1", "x", "--json", "1"], "TEXT and --json are given: expected one of them"),
         (["send", "tcp://127.0.0.1:1", "--file", "nothing"], "nothing"),
         (["listen", "tcp://127.0.0.1:1", "--type", "pull", "--id", "x"], "--id is for --type sub"),
+        (["keygen", "alice.key"], "'alice.key': leave out the ending; NAME gets .key and .key_secret by itself"),
+        (["keygen", "alice.key_secret"], "leave out the ending"),
+        (["keygen"], "Missing argument 'NAME'"),
+        (["key", "show"], "Missing argument 'FILE...'"),
+        (["key", "shwo", "alice.key"], "No such command 'shwo'"),
+        (["key", "authorize", "list", "0" * 40], "a key by itself has no name: give --name NAME, or the file that it"),
     ],
 )
 def test_wrong_usage_is_told_with_what_was_expected(arguments, expected):
