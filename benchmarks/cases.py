@@ -177,7 +177,17 @@ CASES = (
         busy_hub=True,
     ),
     Case("client-100", "100 greenlets (gRPC: threads) call, 64 B", "client", CLIENT_100, role="rep", outstanding=100),
-    Case("secured", "REP echo, 64 B, 100 outstanding, asked by pyzmq", "secured", SECURED, "rep", outstanding=100),
+    *(
+        Case(
+            f"secured-{role}",
+            f"{role.upper()} echo, 64 B, 100 outstanding, asked by pyzmq",
+            "secured",
+            SECURED,
+            role,
+            outstanding=100,
+        )
+        for role in ("rep", "router")
+    ),
     Case("pull", "PULL sink, 64 B", "pull", LOOPS, role="pull", count=100_000, rcvhwm=1000),
     *(
         Case(f"pub-{n}", f"PUB, 64 B, subscribers: {n}", "pub", LOOPS, role="pub", connections=n, count=count)

@@ -9,6 +9,7 @@ The argument is a `Load`. The result is one JSON object on stdout, whose names s
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -68,6 +69,7 @@ def echo(load: Load) -> dict[str, Any]:
 def secured(load: Load) -> dict[str, Any]:
     """Do the same as `echo` does with one connection, by pyzmq: the second endpoint, if there is one, is a key."""
     import zmq
+    import zmq.backend
 
     endpoint, *keys = load.endpoints
     with zmq.Context() as context, context.socket(zmq.DEALER) as client:
@@ -81,15 +83,24 @@ def secured(load: Load) -> dict[str, Any]:
         sent: deque[int] = deque()
         latencies: list[tuple[int, int]] = []
 
+        # Below the Python layer of pyzmq, with plain numbers, which makes it two or three times as fast.
+        send, receive = zmq.backend.Socket.send, zmq.backend.Socket.recv
+        flags = [int(zmq.SNDMORE)] * (len(frames) - 1) + [0]
+
         def turns() -> Iterator[int]:
             while True:
-                client.send_multipart(frames)
-                sent.append(time.perf_counter_ns())
-                if len(sent) >= load.outstanding:
-                    if client.recv_multipart() != frames:
-                        raise ServerGone("the server sent another reply than was expected")
-                    latencies.append((time.perf_counter_ns() - sent.popleft(), 1))
-                    yield 1
+                for _ in range(load.outstanding - len(sent)):
+                    sent.append(time.perf_counter_ns())
+                    for frame, more in zip(frames, flags, strict=True):
+                        send(client, frame, more)
+                before, wait = len(sent), 0
+                with contextlib.suppress(zmq.Again):
+                    while sent:
+                        if [receive(client, wait) for _ in frames] != frames:
+                            raise ServerGone("the server sent another reply than was expected")
+                        latencies.append((time.perf_counter_ns() - sent.popleft(), 1))
+                        wait = int(zmq.DONTWAIT)
+                yield before - len(sent)
 
         each = turns()
         run_for(load.warm_up_seconds, each)

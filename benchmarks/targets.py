@@ -43,8 +43,10 @@ TARGETS = (
     Target("p50, REP, 1 outstanding", "rep-64B-1", "p50_us", SEND, "zmq.green", at_most=1.0),
     Target("throughput, REP, 1 MB", "rep-1MB", "throughput", SEND, "pyzmq", at_least=0.95),
     Target("throughput, PUB to 100 subscribers", "pub-100", "throughput", SEND, "pyzmq", at_least=0.95),
-    Target("server CPU, CURVE and open", "secured", "cpu_us", "dploylib, CURVE", "dploylib, open", at_most=2.0),
-    Target("server CPU, CURVE", "secured", "cpu_us", "dploylib, CURVE", "pyzmq, CURVE", at_most=1.0),
+    Target("server CPU, REP", "secured-rep", "cpu_us", "dploylib, CURVE", "dploylib, open", at_most=2.0),
+    Target("server CPU, REP", "secured-rep", "cpu_us", "dploylib, CURVE", "pyzmq, CURVE", at_most=1.0),
+    Target("server CPU, ROUTER", "secured-router", "cpu_us", "dploylib, CURVE", "dploylib, open", at_most=2.0),
+    Target("server CPU, ROUTER", "secured-router", "cpu_us", "dploylib, CURVE", "pyzmq, CURVE", at_most=1.0),
     Target("calls/s, a script", "client-1", "throughput", "dploylib -> pyzmq", "pyzmq REQ -> pyzmq", at_least=0.9),
     Target(
         "calls/s, 100 greenlets", "client-100", "throughput", "dploylib -> dploylib", "zerorpc -> zerorpc", at_least=15

@@ -14,7 +14,7 @@ def objects(arguments):
 
 ROLES = {
     "rep": lambda arguments: loops.echo(zmq, "rep", arguments.curve),
-    "router": lambda arguments: loops.echo(zmq, "router"),
+    "router": lambda arguments: loops.echo(zmq, "router", arguments.curve),
     "pull": lambda arguments: loops.pull(zmq, arguments.count, arguments.rcvhwm),
     "pub": lambda arguments: loops.pub(zmq, arguments.count),
     "json": objects,

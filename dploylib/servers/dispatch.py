@@ -35,6 +35,7 @@ from ..transport.authenticator import Guard
 from ..transport.codecs import encode
 from ..transport.envelope import adopt
 from ..transport.problems import handler_failed, is_problem, problem_of
+from ..transport.reading import LARGE
 from ..transport.receive_loop import RETRY_PAUSE
 from .declare import ANSWERING_TYPES, InputHandler, SocketDescription
 from .hooks import Hooks
@@ -239,9 +240,11 @@ class Dispatcher:
     ) -> tuple[Any, ReceivedData]:
         """The same, where it is known who sent it."""
         source = frames[-1]
-        channel, received = open(socket, frames)
-        received.is_from(partial(guard.peer, source))
-        return channel, received
+        if len(source) < LARGE:
+            frames[-1] = source.bytes
+        opened = open(socket, frames)
+        opened[1].sender = guard, source
+        return opened
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
         """Where to answer a message that is no envelope: a socket, and request frames."""

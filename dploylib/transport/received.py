@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import PeerError
 from ..security import Peer
 from .codecs import decode_data, decode_object, to_text
 from .envelope import Envelope
 from .metadata import Metadata
+
+if TYPE_CHECKING:
+    from .authenticator import Guard
 
 __all__ = ["ReceivedData"]
 
@@ -28,9 +31,9 @@ class ReceivedData:
     else.
     """
 
-    __slots__ = ("_data", "_deserializer", "_obj", "_who", "deadline", "envelope", "fault", "metadata")
+    __slots__ = ("_data", "_deserializer", "_obj", "deadline", "envelope", "fault", "metadata", "sender")
 
-    _who: Callable[[], Peer]  # there only where it is known
+    sender: tuple[Guard, Any]  # there only where it is known: who knows it, and a frame that the peer has sent
 
     def __init__(self, envelope: Envelope, deserializer: Any = None, metadata: Metadata | None = None) -> None:
         self.envelope = envelope
@@ -61,12 +64,11 @@ class ReceivedData:
     @property
     def peer(self) -> Peer | None:
         """Who sent it: its name and groups as they are now. None on a socket that lets everybody in."""
-        who = getattr(self, "_who", None)
-        return None if who is None else who()
-
-    def is_from(self, who: Callable[[], Peer]) -> None:
-        """Let `peer` be what this returns."""
-        self._who = who
+        try:
+            guard, frame = self.sender
+        except AttributeError:
+            return None
+        return guard.peer(frame)
 
     @property
     def text(self) -> str:
