@@ -12,7 +12,7 @@ from .authorized import AuthorizedKeys, Passwords, Roster
 from .exposure import leaves_machine
 from .keys import Identity, KeyPair, fingerprint, is_key, public_key_of
 from .peer import Peer
-from .settings import ANYBODY, Security, network_of
+from .settings import ANYBODY, Security, is_network, network_of
 
 __all__ = ["DEFAULT_CONNECTIONS", "IPC_PERMISSIONS", "Credentials", "Gate", "Verdict"]
 
@@ -161,8 +161,9 @@ class Gate:
         self._roster = roster
         self._groups = None if security.groups is None else frozenset(security.groups)
         self._allowed = None if security.allow is None else [network_of(text) for text in security.allow]
-        self._denied = [network_of(text) for text in security.deny or () if not is_key(text)]
-        self._denied_keys = frozenset(text for text in security.deny or () if is_key(text))
+        denied = security.deny or ()
+        self._denied = [network_of(text) for text in denied if is_network(text)]
+        self._denied_keys = frozenset(text for text in denied if not is_network(text))
         self.max_connections = security.max_connections_per_address or DEFAULT_CONNECTIONS
 
     @property

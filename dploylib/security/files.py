@@ -112,11 +112,16 @@ def locked(directory: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         raise _cannot_write(directory, error) from error
     try:
-        with contextlib.suppress(OSError):  # some file systems of networks lock no directories
-            fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file, fcntl.LOCK_EX)
         yield
     finally:
+        _lock(file, fcntl.LOCK_UN)  # now: where gevent has patched os.close, it closes later
         os.close(file)
+
+
+def _lock(file: int, operation: int) -> None:
+    with contextlib.suppress(OSError):  # some file systems of networks lock no directories
+        fcntl.flock(file, operation)
 
 
 def _write(file: int, text: str, mode: int) -> None:

@@ -17,7 +17,7 @@ from .files import looks_like_key
 from .keys import is_key
 from .masked import MASK, MaskedText
 
-__all__ = ["ANYBODY", "MECHANISMS", "Security", "ServiceSecurity", "network_of"]
+__all__ = ["ANYBODY", "MECHANISMS", "Security", "ServiceSecurity", "is_network", "network_of"]
 
 MECHANISMS: Final = ("curve", "plain", "none")
 """The security mechanisms of ZeroMQ that there are here: CURVE, PLAIN, and NULL, which is none."""
@@ -55,6 +55,11 @@ def _network_flaw(text: object) -> str | None:
     except ValueError as error:
         return f"expected an IP address or network, such as 10.0.0.0/8 ({error})"
     return None
+
+
+def is_network(text: str) -> bool:
+    """Whether this is an address or a network. One of IPv6 may have the form of a key, too; it is none then."""
+    return _network_flaw(text) is None
 
 
 def _denied_flaw(text: object) -> str | None:
