@@ -192,8 +192,7 @@ class InMemoryServer:
         self._check_alive()
         before, caller = self._counts(), self._caller(socket)
         frames = _frames(obj, id, deadline, caller)
-        if peer is not None:
-            frames[-1] = _SentBy(frames[-1], peer)
+        frames[-1] = _SentBy(frames[-1], peer)
         handling = self._loop.handle(socket, frames)
         self._notes[handling] = note = _Note()
         try:
@@ -499,10 +498,10 @@ class _MemorySocket(Socket):
 class _SentBy(bytes):
     """A body that tells who sent it, as a `zmq.Frame` does."""
 
-    peer: Peer
+    peer: Peer | None
 
-    def __new__(cls, body: bytes, peer: Peer) -> _SentBy:
-        """The body, sent by this peer."""
+    def __new__(cls, body: bytes, peer: Peer | None) -> _SentBy:
+        """The body, sent by this peer, or by somebody."""
         sent = super().__new__(cls, body)
         sent.peer = peer
         return sent
@@ -516,9 +515,9 @@ class _SentBy(bytes):
 class _Guard:
     """Knows who sent a message, if the test says so."""
 
-    def peer(self, body: Any) -> Peer | None:
+    def peer(self, body: _SentBy) -> Peer | None:
         """Who sent it."""
-        return getattr(body, "peer", None)
+        return body.peer
 
 
 def _frames(obj: Any, id: str, deadline: float | None, caller: list[bytes]) -> list[bytes]:
