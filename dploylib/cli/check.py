@@ -18,7 +18,10 @@ __all__ = ["command"]
 
 @click.command("check", epilog="Example: dploylib check examples/echo/service.py -c examples/echo/config.yaml")
 @service_options
-def command(target: Target, config: str | None, overrides: tuple[tuple[str, str], ...], patch: bool) -> None:
+@click.option("--print-config", is_flag=True, help="Print the configuration that is used, without its secrets.")
+def command(
+    target: Target, config: str | None, overrides: tuple[tuple[str, str], ...], patch: bool, print_config: bool
+) -> None:
     """Check a service and its configuration.
 
     Does everything that `run` does, but binds and connects nothing. Prints every problem, one a line, or what would
@@ -31,6 +34,11 @@ def command(target: Target, config: str | None, overrides: tuple[tuple[str, str]
         patch_standard_library()
     service = load_service(target)
     settings = service.load(**arguments)
+    if print_config:
+        from ..config import as_yaml
+
+        click.echo(as_yaml(settings), nl=False)
+        return
     for line in _summary(service, settings):
         click.echo(line)
 

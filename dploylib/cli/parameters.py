@@ -157,8 +157,8 @@ def service_options(function: _Function) -> _Function:
             type=_Override(),
             metavar="PATH=VALUE",
             multiple=True,
-            help="Replace one value of the configuration ('servers.echo.request.uri=tcp://*:5000'). The value is YAML. "
-            "Can be given several times, and without a file.",
+            help="Replace one value of the configuration ('servers.echo.request.uri=tcp://127.0.0.1:5000'). The value "
+            "is YAML. Can be given several times, and without a file.",
         ),
         click.option(
             "--patch/--no-patch",

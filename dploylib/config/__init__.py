@@ -20,6 +20,7 @@ from .model import (
     Supervision,
     json_schema,
 )
+from .printing import as_yaml
 
 __all__ = [
     "Configuration",
@@ -31,5 +32,6 @@ __all__ = [
     "SocketSettings",
     "Supervision",
     "YAMLConfigMapper",
+    "as_yaml",
     "json_schema",
 ]

@@ -67,6 +67,7 @@ def running(
     general: Mapping[str, Any] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     supervision: Mapping[str, Mapping[str, Any]] | None = None,
+    security: Mapping[str, Any] | None = None,
     graceful_timeout: float = 1.0,
     check_leaks: bool = True,
     **servers: Mapping[str, Mapping[str, Any]],
@@ -80,7 +81,8 @@ def running(
 
     `config` is a file of YAML or a dict, `config_string` YAML itself. Without any, every socket that is declared has an
     endpoint, and nothing else but what templates of the service say. The other keywords replace parts of it, key by
-    key: `general`, `settings`, `supervision`, and for each server, by name, the settings of its sockets.
+    key: `general`, `settings`, `supervision`, and for each server, by name, the settings of its sockets. `security`
+    stands in place of all that it says about that, of sockets too: `{}` for none, where there are no keys.
 
     The endpoints become free ones (see `Rewriting`), but for those that the keywords give: these stay.
 
@@ -98,6 +100,10 @@ def running(
         sections = _sections(service, config, config_string)
         for section, given in (("general", general), ("settings", settings), ("supervision", supervision)):
             sections[section] = {**sections[section], **(given or {})}
+        if security is not None:
+            sections["security"] = security
+            for info in (info for sockets in sections["servers"].values() for info in sockets.values()):
+                info.pop("security", None)
         kept = _override(service, sections["servers"], servers)
         _rewrite_endpoints(service, sections["servers"], kept, directory)
         it = RunningService(service, Settings(sections))

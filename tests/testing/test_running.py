@@ -475,3 +475,42 @@ def test_of_services_within_each_other_the_outermost_one_tells_what_is_left():
         with running(service_of(leaks=Leaks)) as it:
             ask(it, "leaks.request", "greenlet")
         assert ask(outer, "echo.request", "hello") == "hello"
+
+
+# Secured ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keys(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("server", "alice"):
+        write_key_pair(name, KeyPair.generate())
+    authorize("authorized/", "alice", read_certificate("alice.key").credential)
+
+
+class Known(Server):
+    @bind_in("request", "router")
+    def answer(self, socket, received):
+        return str(received.peer and received.peer.name)
+
+
+SECURED = {
+    "security": {"secret_key": "server.key_secret", "authorized_keys": "authorized"},
+    "servers": {
+        "known": {"request": {"uri": "tcp://*:1", "security": {"allow": ["127.0.0.0/8"]}}},
+        "open": {"request": {"uri": "tcp://*:2", "security": {"mechanism": "none", "insecure": True}}},
+    },
+}
+
+
+def test_a_service_is_secured_as_its_configuration_says(coordinator, keys):
+    service = service_of(coordinator, known=Known, open=Known)
+    alice = Security(server_key="server.key", secret_key="alice.key_secret")
+    with running(service, SECURED) as it:
+        assert it.client("known.request", security=alice).request("").text == "alice"
+        assert ask(it, "open.request", "") == "None"
+
+
+def test_a_test_needs_no_keys(coordinator):
+    with running(service_of(coordinator, known=Known, open=Known), SECURED, security={}) as it:
+        assert ask(it, "known.request", "") == ask(it, "open.request", "") == "None"
