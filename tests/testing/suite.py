@@ -24,6 +24,14 @@ class Echo(Server):
         raise ZeroDivisionError("nobody divides by that")
 
 
+class KnowsPeers(Server):
+    """Says who asks."""
+
+    @bind_in("request", "router")
+    def answer(self, socket, received):
+        return str(received.peer and received.peer.name)
+
+
 class DiesSlowly(Echo):
     """Takes its time to end."""
 

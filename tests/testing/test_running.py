@@ -19,6 +19,7 @@ from dploylib.errors import (
     ServiceFailing,
     ServiceStateError,
 )
+from dploylib.security import KeyPair, Security, authorize, read_certificate, write_key_pair
 from dploylib.services import (
     GreenletServerCoordinator,
     ProcessServerCoordinator,
@@ -28,7 +29,7 @@ from dploylib.services import (
 )
 from dploylib.testing import leaks, running
 from dploylib.transport import Context, Envelope
-from tests.testing.suite import DiesSlowly, Echo, Front, Hangs, KillsAnother, Leaks, News
+from tests.testing.suite import DiesSlowly, Echo, Front, Hangs, KillsAnother, KnowsPeers, Leaks, News
 
 PATIENCE = 10.0  # seconds; an upper bound for what comes at once, on a loaded machine too
 COORDINATORS = [GreenletServerCoordinator, ThreadedServerCoordinator, ProcessServerCoordinator]
@@ -488,12 +489,6 @@ def keys(tmp_path, monkeypatch):
     authorize("authorized/", "alice", read_certificate("alice.key").credential)
 
 
-class Known(Server):
-    @bind_in("request", "router")
-    def answer(self, socket, received):
-        return str(received.peer and received.peer.name)
-
-
 SECURED = {
     "security": {"secret_key": "server.key_secret", "authorized_keys": "authorized"},
     "servers": {
@@ -504,7 +499,7 @@ SECURED = {
 
 
 def test_a_service_is_secured_as_its_configuration_says(coordinator, keys):
-    service = service_of(coordinator, known=Known, open=Known)
+    service = service_of(coordinator, known=KnowsPeers, open=KnowsPeers)
     alice = Security(server_key="server.key", secret_key="alice.key_secret")
     with running(service, SECURED) as it:
         assert it.client("known.request", security=alice).request("").text == "alice"
@@ -512,5 +507,5 @@ def test_a_service_is_secured_as_its_configuration_says(coordinator, keys):
 
 
 def test_a_test_needs_no_keys(coordinator):
-    with running(service_of(coordinator, known=Known, open=Known), SECURED, security={}) as it:
+    with running(service_of(coordinator, known=KnowsPeers, open=KnowsPeers), SECURED, security={}) as it:
         assert ask(it, "known.request", "") == ask(it, "open.request", "") == "None"
