@@ -8,12 +8,17 @@ import math
 import time
 from collections.abc import Callable
 
+import gevent
+
 from ..errors import EndpointError, ReceiveTimeout, SocketClosed
+from ..security import Credentials
 from ..transport import Link, Socket, SocketMonitor
 from ..transport.deadlines import seconds_until
 from ..transport.options import PEER_OPTIONS, Options, option_pairs
 from ..transport.spawning import spawn_named
 from .diagnosis import Diagnosis
+from .handshakes import Handshakes
+from .retrying import backoff
 
 __all__ = ["WatchedEndpoint", "options_of"]
 
@@ -36,14 +41,18 @@ def options_of(defaults: Options, given: Options | None) -> list[tuple[str, obje
 class WatchedEndpoint:
     """The connection of a socket to one endpoint, which a greenlet watches until `close`.
 
-    `changed` is called when `ready` may have changed. `lost` is what a connection that was made again is said to have
-    cost. Raises `EndpointError`, or `TypeError` for a socket that blocks the thread.
+    `changed` is called when `ready`, or the refusal in `handshakes`, may have changed. `lost` is what a connection that
+    was made again is said to have cost. Raises `EndpointError`, `SecurityError`, or `TypeError` for a socket that
+    blocks the thread.
     """
 
-    def __init__(self, socket: Socket, uri: str, changed: Callable[[], None], lost: str) -> None:
+    def __init__(
+        self, socket: Socket, uri: str, changed: Callable[[], None], lost: str, credentials: Credentials | None = None
+    ) -> None:
         if not socket.green:
             raise TypeError(f"a client needs a green context (Context.new()), and {socket!r} blocks")
         self.uri = uri
+        self.handshakes = Handshakes(uri, credentials)
         self._socket = socket
         self._changed = changed
         self._lost = lost
@@ -52,11 +61,11 @@ class WatchedEndpoint:
         self._told = 1  # connections of which nothing has to be said, or was
         self._monitor: SocketMonitor | None = None
         if uri.startswith("inproc:"):  # of which libzmq tells nothing
-            socket.connect(uri)
+            self.handshakes.connect(socket)
             return
         self._monitor = SocketMonitor(socket)
         try:
-            socket.connect(uri)
+            self.handshakes.connect(socket)
         except BaseException:
             self._monitor.close()
             raise
@@ -80,11 +89,16 @@ class WatchedEndpoint:
     @property
     def state(self) -> str:
         """How it stands with the connection, in words."""
-        return "connected" if self.ready else Link.STATES[self._link.state]
+        if self.ready:
+            return "connected"
+        refusal = self.handshakes.refusal
+        return Link.STATES[self._link.state] if refusal is None else refusal.known
 
     def known(self) -> str:
         """What is known of the connection, in words. May look why there is none, for a moment."""
-        return self.state if self.ready else self._link.words(self._diagnosis.make)
+        if self.ready or self.handshakes.refusal is not None:
+            return self.state
+        return self._link.words(self._diagnosis.make)
 
     def close(self) -> None:
         """Watch no more. To be called before the socket is closed."""
@@ -123,9 +137,13 @@ class WatchedEndpoint:
                     self._connect_again()
                     continue
                 self._link.hear(event)
-                # libzmq gives up who is lost before the handshake was done: then nothing else happens.
-                given_up = event.kind == "disconnected" and self._link.state != "lost"
-                again_at = time.monotonic() + _PAUSE if given_up else math.inf
+                self.handshakes.hear(event)
+                # libzmq gives up who is lost before the handshake was done: then nothing else happens, mostly.
+                failed = event.kind == "disconnected" and self._link.state != "lost"
+                if failed and self.handshakes.judge(self._socket):
+                    self._changed()
+                    self._connect_anew(monitor)
+                again_at = time.monotonic() + _PAUSE if failed else math.inf
                 if self._link.connections > self._told:
                     self._told = self._link.connections
                     log.warning("the connection to %s was lost and made again: %s", self.uri, self._lost)
@@ -133,6 +151,17 @@ class WatchedEndpoint:
         self._changed()
 
     def _connect_again(self) -> None:
+        self._disconnect()
+        self.handshakes.connect(self._socket)
+
+    def _connect_anew(self, monitor: SocketMonitor) -> None:
+        """Connect with another server key. With the one that was wrong, libzmq would try again for ever."""
+        self._disconnect()
+        gevent.sleep(backoff(self.handshakes.failures))
+        while monitor.pending():  # of what libzmq has tried meanwhile
+            monitor.receive(0)
+        self.handshakes.connect(self._socket)
+
+    def _disconnect(self) -> None:
         with contextlib.suppress(EndpointError):  # libzmq has forgotten it
             self._socket.disconnect(self.uri)
-        self._socket.connect(self.uri)
