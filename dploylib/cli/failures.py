@@ -19,6 +19,7 @@ from ..errors import (
     ModuleFailed,
     ModuleNotFound,
     PeerError,
+    SecurityError,
     ServiceFailing,
     StoreError,
     TransportError,
@@ -50,6 +51,7 @@ def _failure_of(error: Exception) -> Failure:
 
 _CODES: tuple[tuple[type[DployError], ExitCode], ...] = (
     (ModuleNotFound, ExitCode.MODULE),
+    (SecurityError, ExitCode.CONFIGURATION),
     (ServiceFailing, ExitCode.FAILED),  # the log has the traceback of the server that died
     (StoreError, ExitCode.FAILED),
     (PeerError, ExitCode.PEER),

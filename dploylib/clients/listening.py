@@ -16,7 +16,6 @@ from greenlet import getcurrent
 
 from ..errors import (
     ConnectTimeout,
-    HandshakeFailed,
     MalformedEnvelope,
     ReceiveTimeout,
     SocketClosed,
@@ -32,7 +31,6 @@ from ..transport.publishing import subscription_id
 from ..transport.reading import is_confirmation, read_message
 from ..transport.receive_loop import RETRY_PAUSE
 from .base import Client
-from .handshakes import refusal_by_all
 from .watching import WatchedEndpoint, options_of
 
 __all__ = ["ListeningClient"]
@@ -93,9 +91,8 @@ class ListeningClient(Client):
             self._socket._read = read_message  # confirmations too, which a SUB of ours leaves out
             for topic in [id] if isinstance(id, str) else id:
                 self._socket.subscribe(topic)
-            self._endpoint = WatchedEndpoint(
-                self._socket, uri, self._look, "what was published meanwhile is lost", self._credentials
-            )
+            lost = "what was published meanwhile is lost"
+            self._endpoint = WatchedEndpoint(self._socket, uri, self._look, lost, self._credentials, self._save)
         except BaseException:
             self._socket.close()
             self._close_context()
@@ -125,7 +122,7 @@ class ListeningClient(Client):
         finally:
             self._refusable.discard(me)
         if frames is None:
-            raise self._refusal(time.monotonic() - began) or self._nothing_came(timeout)
+            raise self._endpoint.refusal(time.monotonic() - began) or self._nothing_came(timeout)
         return ReceivedData(adopt(frames), self._decoder)
 
     def __iter__(self) -> Iterator[ReceivedData]:
@@ -191,8 +188,8 @@ class ListeningClient(Client):
         expires = began + timeout
         while True:
             if not self._wait_ready(seconds_until(expires)):
-                elapsed = time.monotonic() - began
-                raise self._refusal(elapsed) or ConnectTimeout(self._endpoint.uri, elapsed, self._endpoint.known())
+                elapsed, endpoint = time.monotonic() - began, self._endpoint
+                raise endpoint.refusal(elapsed) or ConnectTimeout(endpoint.uri, elapsed, endpoint.known())
             if self._socket.closed:
                 raise SocketClosed(f"{self!r} was closed")
             connections = self._endpoint.connections
@@ -202,7 +199,7 @@ class ListeningClient(Client):
 
     def _wait_ready(self, seconds: float | None) -> bool:
         """Wait until there is a connection, or it was closed. False when it is time, or the publisher refuses."""
-        if self._refusal() is not None:
+        if self._endpoint.refusal() is not None:
             return self._ready.is_set()
         me = getcurrent()
         self._refusable.add(me)
@@ -308,6 +305,23 @@ class ListeningClient(Client):
                 awaited.set()
         return None
 
+    def _save(self) -> None:
+        """Keep what has come, which libzmq would drop with its connection. Who reads has had it already."""
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            frames: list[Any] | None = []
+            while frames is not None:
+                try:
+                    frames = self._next(-math.inf)
+                except MalformedEnvelope as error:
+                    self._complain(error)
+                    continue
+                if frames is not None:
+                    self._early.append(frames)
+        finally:
+            self._turn.release()
+
     def _nothing_came(self, timeout: float | None) -> ReceiveTimeout:
         return ReceiveTimeout(f"{self._endpoint.uri}: nothing came within {timeout} s: {self._endpoint.state}")
 
@@ -317,17 +331,13 @@ class ListeningClient(Client):
             self._ready.set()
         else:
             self._ready.clear()
-        if self._refusal() is not None:
+        if self._endpoint.refusal() is not None:
             for greenlet in self._refusable:
                 gevent.get_hub().loop.run_callback(self._refuse, greenlet)
 
-    def _refusal(self, elapsed: float = 0.0) -> HandshakeFailed | None:
-        """The error for those who would wait in vain, when the publisher does not agree with this client."""
-        return refusal_by_all((self._endpoint.handshakes,), elapsed)
-
     def _refuse(self, greenlet: Any) -> None:
         """Called by the hub, as `_end_iteration` is."""
-        if greenlet in self._refusable and self._refusal() is not None:
+        if greenlet in self._refusable and self._endpoint.refusal() is not None:
             greenlet.throw(_Refused)
 
     def _end_iteration(self, greenlet: Any) -> None:

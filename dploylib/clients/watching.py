@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 import gevent
 
-from ..errors import EndpointError, ReceiveTimeout, SocketClosed
+from ..errors import EndpointError, HandshakeFailed, ReceiveTimeout, SocketClosed
 from ..security import Credentials
 from ..transport import Link, Socket, SocketMonitor
 from ..transport.deadlines import seconds_until
 from ..transport.options import PEER_OPTIONS, Options, option_pairs
 from ..transport.spawning import spawn_named
 from .diagnosis import Diagnosis
-from .handshakes import Handshakes
+from .handshakes import Handshakes, refusal_by_all
 from .retrying import backoff
 
 __all__ = ["WatchedEndpoint", "options_of"]
@@ -31,6 +31,8 @@ _OPTIONS = {
 }
 _MARGIN = 0.1  # seconds of linger beyond those that are waited for: what ends before that has sent everything
 _PAUSE = 1.0  # seconds after which an endpoint that libzmq has given up is connected to again
+_LOOKS = 10  # at a socket that was disconnected, until nothing is left of its connection; two would do, if in time
+_BETWEEN_LOOKS = 0.003  # seconds
 
 
 def options_of(defaults: Options, given: Options | None) -> list[tuple[str, object]]:
@@ -41,13 +43,20 @@ def options_of(defaults: Options, given: Options | None) -> list[tuple[str, obje
 class WatchedEndpoint:
     """The connection of a socket to one endpoint, which a greenlet watches until `close`.
 
-    `changed` is called when `ready`, or the refusal in `handshakes`, may have changed. `lost` is what a connection that
-    was made again is said to have cost. Raises `EndpointError`, `SecurityError`, or `TypeError` for a socket that
-    blocks the thread.
+    `changed` is called when `ready`, or the refusal of `handshakes`, may be another one. `lost` is what a connection
+    that was made again is said in the log to have cost; '' for no word about it. `leaves` is called before the socket
+    is disconnected, by which it loses what it has received. Raises `EndpointError`, `SecurityError`, or `TypeError` for
+    a socket that blocks the thread.
     """
 
     def __init__(
-        self, socket: Socket, uri: str, changed: Callable[[], None], lost: str, credentials: Credentials | None = None
+        self,
+        socket: Socket,
+        uri: str,
+        changed: Callable[[], None],
+        lost: str,
+        credentials: Credentials | None = None,
+        leaves: Callable[[], None] = lambda: None,
     ) -> None:
         if not socket.green:
             raise TypeError(f"a client needs a green context (Context.new()), and {socket!r} blocks")
@@ -56,6 +65,7 @@ class WatchedEndpoint:
         self._socket = socket
         self._changed = changed
         self._lost = lost
+        self._leaves = leaves
         self._link = Link()
         self._diagnosis = Diagnosis(uri)
         self._told = 1  # connections of which nothing has to be said, or was
@@ -93,6 +103,10 @@ class WatchedEndpoint:
             return "connected"
         refusal = self.handshakes.refusal
         return Link.STATES[self._link.state] if refusal is None else refusal.known
+
+    def refusal(self, elapsed: float = 0.0) -> HandshakeFailed | None:
+        """The error of an attempt that took so many seconds, if server and client do not agree on how to talk."""
+        return refusal_by_all((self.handshakes,), elapsed)
 
     def known(self) -> str:
         """What is known of the connection, in words. May look why there is none, for a moment."""
@@ -134,7 +148,10 @@ class WatchedEndpoint:
                     event = monitor.receive(seconds_until(again_at))
                 except ReceiveTimeout:
                     again_at = math.inf
-                    self._connect_again()
+                    self._connect_anew(monitor)
+                    continue
+                if event.kind == "connected" and self._link.ready:  # something was left of the connection before
+                    self._connect_anew(monitor)
                     continue
                 self._link.hear(event)
                 self.handshakes.hear(event)
@@ -142,26 +159,32 @@ class WatchedEndpoint:
                 failed = event.kind == "disconnected" and self._link.state != "lost"
                 if failed and self.handshakes.judge(self._socket):
                     self._changed()
+                    gevent.sleep(backoff(self.handshakes.failures))
                     self._connect_anew(monitor)
                 again_at = time.monotonic() + _PAUSE if failed else math.inf
                 if self._link.connections > self._told:
                     self._told = self._link.connections
-                    log.warning("the connection to %s was lost and made again: %s", self.uri, self._lost)
+                    if self._lost:
+                        log.warning("the connection to %s was lost and made again: %s", self.uri, self._lost)
                 self._changed()
         self._changed()
 
-    def _connect_again(self) -> None:
-        self._disconnect()
-        self.handshakes.connect(self._socket)
-
     def _connect_anew(self, monitor: SocketMonitor) -> None:
-        """Connect with another server key. With the one that was wrong, libzmq would try again for ever."""
-        self._disconnect()
-        gevent.sleep(backoff(self.handshakes.failures))
-        while monitor.pending():  # of what libzmq has tried meanwhile
-            monitor.receive(0)
-        self.handshakes.connect(self._socket)
+        """Connect with what is due now, when nothing is left of the connection before.
 
-    def _disconnect(self) -> None:
+        As long as that lingers, for the sake of a subscription, say, libzmq goes on trying with the old key, whatever
+        comes of the new one. And it ends in several steps, which are taken only while somebody looks at the socket.
+        """
+        linger = self._socket.get_option("linger")
+        self._socket.set_option("linger", 0)
+        self._leaves()
         with contextlib.suppress(EndpointError):  # libzmq has forgotten it
             self._socket.disconnect(self.uri)
+        self._socket.set_option("linger", linger)
+        for _ in range(_LOOKS):
+            gevent.sleep(_BETWEEN_LOOKS)
+            self._socket.has_input()
+            self._socket.look()  # the one before may have taken away what others wait for
+        while monitor.pending():
+            self._link.hear(monitor.receive(0))
+        self.handshakes.connect(self._socket)
