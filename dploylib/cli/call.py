@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .bodies import envelope_from, envelope_options
+from .credentials import security_options
 from .exit_codes import ExitCode
 from .failures import Failure, printable, tell
 from .parameters import SECONDS, uri_argument
 from .peers import end_quietly_by_signals, hint, show_frames, time_is_up
 
 if TYPE_CHECKING:
+    from ..security import Security
     from ..transport import Envelope
 
 __all__ = ["command"]
@@ -22,6 +24,7 @@ __all__ = ["command"]
 @click.command("call", epilog="Example: dploylib call tcp://127.0.0.1:14445 hello --timeout 2")
 @uri_argument
 @envelope_options
+@security_options
 @click.option("--timeout", type=SECONDS, default=5.0, show_default=True, help="Seconds to wait for the reply.")
 @click.option(
     "-v",
@@ -29,22 +32,22 @@ __all__ = ["command"]
     is_flag=True,
     help="Print the envelopes that are sent (>) and received (<), frame by frame, to stderr.",
 )
-def command(uri: str, timeout: float, verbose: bool, **source: Any) -> None:
+def command(uri: str, timeout: float, verbose: bool, security: Security | None, **source: Any) -> None:
     """Send a request to a REP or ROUTER socket, and print the body of its reply.
 
     The body of the request is TEXT, --json or --file. Without any of them, or with - for TEXT, it is what comes from
     stdin.
     """
-    _print_reply(_ask(uri, envelope_from(**source), timeout, verbose))
+    _print_reply(_ask(uri, envelope_from(**source), timeout, verbose, security))
 
 
-def _ask(uri: str, request: Envelope, timeout: float, verbose: bool) -> Envelope:
+def _ask(uri: str, request: Envelope, timeout: float, verbose: bool, security: Security | None) -> Envelope:
     """The reply to the request. A reply that is a problem ends the command."""
     from ..clients import RequestClient
     from ..errors import RemoteError, RequestTimeout
 
     end_quietly_by_signals()
-    with RequestClient(uri, timeout=timeout) as client:
+    with RequestClient(uri, timeout=timeout, security=security) as client:
         if verbose:
             show_frames(">", request.transfer_object())
         try:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .credentials import security_options
 from .failures import printable
 from .parameters import SECONDS, TEXT, uri_argument
-from .peers import connect, peer_socket, time_is_up
+from .peers import connected, peer_socket, time_is_up
 
 if TYPE_CHECKING:
+    from ..security import Security
     from ..transport import Envelope, Socket
 
 __all__ = ["command"]
@@ -20,6 +22,7 @@ __all__ = ["command"]
 
 @click.command("listen", epilog="Example: dploylib listen tcp://127.0.0.1:5001 --id weather --count 1")
 @uri_argument
+@security_options
 @click.option(
     "--id",
     "topics",
@@ -59,6 +62,7 @@ def command(
     socket_type: str,
     bind: bool,
     form: str,
+    security: Security | None,
 ) -> None:
     """Print the envelopes that come from URI, one a line.
 
@@ -66,20 +70,21 @@ def command(
     """
     if topics and socket_type != "sub":
         raise click.UsageError(f"--id is for --type sub: a {socket_type} socket gets everything")
+    if bind and security is not None:
+        raise click.UsageError("keys, user names and passwords are for connections, and not for --bind")
     options = [("subscribe", topic) for topic in topics or ("",)] if socket_type == "sub" else []
-    with peer_socket(socket_type, options) as socket:
+    line_for = _as_json if form == "json" else _as_text
+    with peer_socket(socket_type, options, security) as socket:
         if bind:
             socket.bind(uri)
             click.echo(f"listening at {socket.endpoint}", err=True)
-        elif timeout is None:
-            socket.connect(uri)
+            _print_all(socket, count, timeout, f"{socket.endpoint}: ", line_for)
         else:
-            connect(socket, uri, timeout)
-        silence = f"{socket.endpoint}: {'' if bind else 'connected, but '}nothing came for {timeout or 0:g} s"
-        _print_all(socket, count, timeout, silence, _as_json if form == "json" else _as_text)
+            with connected(socket, uri, timeout):
+                _print_all(socket, count, timeout, f"{uri}: connected, but ", line_for)
 
 
-def _print_all(socket: Socket, count: int | None, timeout: float | None, silence: str, line_for: Any) -> None:
+def _print_all(socket: Socket, count: int | None, timeout: float | None, where: str, line_for: Any) -> None:
     from ..errors import MalformedEnvelope, ReceiveTimeout
 
     seen = 0
@@ -90,7 +95,7 @@ def _print_all(socket: Socket, count: int | None, timeout: float | None, silence
             click.echo(printable(str(error)), err=True)
             continue
         except ReceiveTimeout:
-            time_is_up(silence)
+            time_is_up(f"{where}nothing came for {timeout:g} s")
         click.echo(line_for(envelope).encode())  # which flushes
         seen += 1
 

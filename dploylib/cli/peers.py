@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import sys
 import time
@@ -15,9 +16,10 @@ from .exit_codes import ExitCode
 from .failures import Failure, tell
 
 if TYPE_CHECKING:
+    from ..security import Security
     from ..transport import Socket
 
-__all__ = ["connect", "end_quietly_by_signals", "hint", "peer_socket", "show_frames", "time_is_up"]
+__all__ = ["connected", "end_quietly_by_signals", "hint", "peer_socket", "show_frames", "time_is_up"]
 
 _SHOWN = 1000  # bytes of a frame that --verbose shows
 _WHAT_FITS = (
@@ -38,38 +40,61 @@ def end_quietly_by_signals() -> None:
 
 @contextlib.contextmanager
 def peer_socket(
-    socket_type: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None
+    socket_type: str,
+    options: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+    security: Security | None = None,
 ) -> Iterator[Socket]:
     """A socket that is closed at the end, without sending what is still queued unless its `linger` is set."""
     from ..transport import Context
 
     end_quietly_by_signals()
-    with Context.new() as context:
+    with Context.new(security) as context:
         socket = context.socket(socket_type, options)
         socket.set_option("linger", 0)
         yield socket
 
 
-def connect(socket: Socket, uri: str, timeout: float) -> None:
-    """Connect to a peer, and wait until it has shaken hands. Without one within `timeout` seconds the command ends.
+@contextlib.contextmanager
+def connected(socket: Socket, uri: str, timeout: float | None) -> Iterator[None]:
+    """Connect to a peer, wait until it has shaken hands, and watch the connection until the end of this.
+
+    Without one within `timeout` seconds (None is for ever) the command ends. Raises `HandshakeFailed` when the peer
+    refuses to talk to us, be it at first or later, in the middle of what is done inside.
 
     ZMQ_IMMEDIATE would tell about the connection too, but it drops a reply that came right before the peer went away.
     """
-    from ..clients.diagnosis import Diagnosis
-    from ..errors import ReceiveTimeout
-    from ..transport import Link, SocketMonitor
+    import gevent
+    from gevent.event import Event
+    from greenlet import getcurrent
 
-    expires = time.monotonic() + timeout
-    link, monitor = Link(), SocketMonitor(socket)
+    from ..clients.watching import WatchedEndpoint
+    from ..transport.deadlines import seconds_until
+
+    me, began = getcurrent(), time.monotonic()
+    expires = math.inf if timeout is None else began + timeout
+    changed, over = Event(), Event()
+
+    def look() -> None:
+        changed.set()
+        gevent.get_hub().loop.run_callback(refuse)
+
+    def refuse() -> None:
+        """Called by the hub, so that what is done inside waits for something."""
+        refusal = None if over.is_set() else endpoint.refusal(time.monotonic() - began)
+        if refusal is not None:
+            me.throw(refusal)
+
+    endpoint = WatchedEndpoint(socket, uri, look, "", socket.credentials)
     try:
-        socket.connect(uri)
-        while not link.ready:
-            link.hear(monitor.receive(max(0.0, expires - time.monotonic())))
-    except ReceiveTimeout:
-        known = link.words(Diagnosis(uri).make)
-        time_is_up(f"{uri}: there was no connection within {timeout:g} s: {known}{hint(known)}")
+        while not endpoint.connections:
+            changed.clear()
+            if not changed.wait(seconds_until(expires)):
+                known = endpoint.known()
+                time_is_up(f"{uri}: there was no connection within {timeout:g} s: {known}{hint(known)}")
+        yield
     finally:
-        monitor.close()
+        over.set()
+        endpoint.close()
 
 
 def hint(known: str) -> str:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .bodies import envelope_from, envelope_options
+from .credentials import security_options
 from .parameters import SECONDS, uri_argument
-from .peers import connect, peer_socket, show_frames, time_is_up
+from .peers import connected, peer_socket, show_frames, time_is_up
 
 if TYPE_CHECKING:
+    from ..security import Security
     from ..transport import Envelope
 
 __all__ = ["command"]
@@ -20,6 +22,7 @@ __all__ = ["command"]
 @click.command("send", epilog="Example: dploylib send tcp://127.0.0.1:5000 --id news --json '{\"temperature\": 21}'")
 @uri_argument
 @envelope_options
+@security_options
 @click.option(
     "--type",
     "socket_type",
@@ -30,7 +33,9 @@ __all__ = ["command"]
 )
 @click.option("--timeout", type=SECONDS, default=5.0, show_default=True, help="Seconds to wait for the peer.")
 @click.option("-v", "--verbose", is_flag=True, help="Print the frames that are sent to stderr.")
-def command(uri: str, socket_type: str, timeout: float, verbose: bool, **source: Any) -> None:
+def command(
+    uri: str, socket_type: str, timeout: float, verbose: bool, security: Security | None, **source: Any
+) -> None:
     """Hand one envelope over to the peer at URI, without a reply.
 
     The body is TEXT, --json or --file. Without any of them, or with - for TEXT, it is what comes from stdin.
@@ -39,9 +44,9 @@ def command(uri: str, socket_type: str, timeout: float, verbose: bool, **source:
     """
     envelope = _routed(envelope_from(**source), socket_type)
     expires = time.monotonic() + timeout
-    with peer_socket(socket_type) as socket:
-        connect(socket, uri, timeout)
-        socket.send_envelope(envelope)
+    with peer_socket(socket_type, security=security) as socket:
+        with connected(socket, uri, timeout):
+            socket.send_envelope(envelope)
         # The end of this block waits until everything is sent, or this has passed.
         socket.set_option("linger", int(max(0.0, expires - time.monotonic()) * 1000))
     if time.monotonic() >= expires:

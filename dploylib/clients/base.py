@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TypeVar
 
+from ..security import Credentials, Security
 from ..transport import Context
 
 __all__ = ["Client", "checked_timeout", "endpoints_of", "known_of"]
@@ -14,13 +15,21 @@ _Client = TypeVar("_Client", bound="Client")
 
 
 class Client:
-    """Makes its sockets in the context that is given, or in one of its own, which it closes. It is used by `with`."""
+    """Makes its sockets in the context that is given, or in one of its own, which it closes. It is used by `with`.
 
-    def __init__(self, context: Context | None) -> None:
+    `security` is how it proves who it is, and knows its server; None for how the context is secured. Its files are read
+    now. Raises `SecurityError`.
+    """
+
+    def __init__(self, context: Context | None, security: Security | None = None) -> None:
         if context is not None and not isinstance(context, Context):
             raise TypeError(f"a context is a dploylib.transport.Context, not {context!r}")
+        if security is not None and not isinstance(security, Security):  # not shown: it may be a password
+            raise TypeError(f"security is a dploylib.security.Security, not {type(security).__name__}")
+        given = None if security is None else Credentials(security)
         self._owns_context = context is None
         self._context = Context.new() if context is None else context
+        self._credentials = self._context.credentials if given is None else given
 
     def close(self) -> None:
         """Close the client."""

@@ -13,6 +13,7 @@ import gevent
 from gevent.hub import Waiter
 
 from ..errors import ConnectionLost, MalformedEnvelope, SendTimeout, SocketClosed, TransientError, TransportError
+from ..security import Credentials
 from ..transport import Context, Link, Metadata, Socket, SocketMonitor
 from ..transport.deadlines import handler_deadline, seconds_until
 from ..transport.options import Options
@@ -20,6 +21,7 @@ from ..transport.receive_loop import RETRY_PAUSE
 from ..transport.socket import BLOCKING_SECONDS
 from ..transport.spawning import spawn_named
 from .diagnosis import Diagnosis
+from .handshakes import Handshakes
 from .retrying import Circuit, backoff
 from .watching import options_of
 
@@ -68,11 +70,20 @@ class Connection:
     """The connection to one endpoint: a DEALER, watched by a monitor, and made anew when its connection is lost.
 
     A request is sent only when there is a connection, so that one that is lost takes with it only what was sent, and
-    all these calls are told at once. `changed` is called when `ready` may have changed. Raises `EndpointError`.
+    all these calls are told at once. `changed` is called when `ready`, or the refusal of `handshakes`, is another one.
+    Raises `EndpointError` and `SecurityError`.
     """
 
-    def __init__(self, uri: str, context: Context, options: Options | None, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        context: Context,
+        options: Options | None,
+        changed: Callable[[], None],
+        credentials: Credentials | None = None,
+    ) -> None:
         self.uri = uri
+        self.handshakes = Handshakes(uri, credentials)
         self.link = Link()
         self.circuit = Circuit()
         self.calls: dict[bytes, Call] = {}  # on their way, by their request frame
@@ -104,7 +115,9 @@ class Connection:
         """How it stands: one of `Link.STATES`, or "draining"."""
         if self._draining:
             return "draining"
-        return "ready" if self.ready else self.link.state
+        if self.ready:
+            return "ready"
+        return self.link.state if self.handshakes.refusal is None else "handshake failed"
 
     def exchange(self, call: Call) -> list[Any] | None:
         """Send a request, and return the frames of its reply, or None when there is none within its time.
@@ -233,11 +246,21 @@ class Connection:
         self.ready = not (self._draining or self.closed) and (self.link.ready or not self._monitored)
         self._changed()
 
-    def known(self) -> str:
-        """What is known of the connection, in words. May look why there is none, for a moment."""
+    @property
+    def words(self) -> str:
+        """How it stands with the connection, in words."""
         if self._draining:
             return "the service is shutting down"
-        return "connected" if self.ready else self.link.words(self._diagnosis.make)
+        if self.ready:
+            return "connected"
+        refusal = self.handshakes.refusal
+        return Link.STATES[self.link.state] if refusal is None else refusal.known
+
+    def known(self) -> str:
+        """What is known of the connection, in words. May look why there is none, for a moment."""
+        if self._draining or self.ready or self.handshakes.refusal is not None:
+            return self.words
+        return self.link.words(self._diagnosis.make)
 
     def close(self) -> None:
         """End it. Who waits for a reply, or to send, gets `SocketClosed`."""
@@ -256,7 +279,7 @@ class Connection:
         try:
             if self._monitored:
                 monitor = SocketMonitor(socket)
-            socket.connect(self.uri)
+            self.handshakes.connect(socket)
             socket.call_back(self._read)
         except BaseException:
             if monitor is not None:
@@ -276,6 +299,9 @@ class Connection:
             while True:
                 ready_at = self._watch()
                 self._lose(ready_at is not None)
+                if ready_at is None:
+                    self.handshakes.judge(self._socket)
+                    self._changed()
                 gevent.sleep(self._pause(ready_at))
                 self._reopen()
         except SocketClosed:  # somebody closed the context
@@ -298,6 +324,8 @@ class Connection:
                 gevent.sleep(RETRY_PAUSE)
                 continue
             self.link.hear(event)
+            if self.handshakes.hear(event):
+                self._changed()
             if self.link.ready and ready_at is None:
                 ready_at = time.monotonic()
                 self._end_drain()

@@ -14,7 +14,14 @@ from gevent.event import Event
 from gevent.lock import Semaphore
 from greenlet import getcurrent
 
-from ..errors import ConnectTimeout, MalformedEnvelope, ReceiveTimeout, SocketClosed, TransientError
+from ..errors import (
+    ConnectTimeout,
+    MalformedEnvelope,
+    ReceiveTimeout,
+    SocketClosed,
+    TransientError,
+)
+from ..security import Security
 from ..transport import Context, ReceivedData
 from ..transport.codecs import ObjectDecoder
 from ..transport.deadlines import seconds_until
@@ -47,7 +54,8 @@ class ListeningClient(Client):
                 print(received.id, received.text)
 
     `obj` is what `received.obj` is made with, as in `bind_in`. `context` is the context to make the socket in, a new
-    one if none is given. `options` are socket options.
+    one if none is given. `options` are socket options. `security` is how to prove who one is, and to know the
+    publisher: as the context is secured, if not given.
 
     When the connection is lost, it is made again, and so are the subscriptions. What was published in between is lost,
     and there is a warning in the log. Any number of greenlets may use one client: each message goes to one of them. It
@@ -61,6 +69,7 @@ class ListeningClient(Client):
         obj: Any = None,
         context: Context | None = None,
         options: Options | None = None,
+        security: Security | None = None,
     ) -> None:
         self._decoder = None if obj is None else ObjectDecoder(obj)
         self._ready = Event()
@@ -68,10 +77,11 @@ class ListeningClient(Client):
         self._early: deque[list[Any]] = deque()  # what came while only a confirmation was waited for
         self._awaited: dict[bytes, Event] = {}  # what publishers were asked to confirm
         self._iterating: set[Any] = set()  # greenlets that wait for the next message of their iteration
+        self._refusable: set[Any] = set()  # greenlets that are not to wait when the publisher refuses to talk to us
         self._stopped = False
         self._untold = 0  # what went wrong since the log last had a line about it
         self._complains_from = 0.0  # on the clock of time.monotonic
-        super().__init__(context)
+        super().__init__(context, security)
         try:
             self._socket = self._context.socket("sub", options_of(_OPTIONS, options))
         except BaseException:
@@ -81,7 +91,8 @@ class ListeningClient(Client):
             self._socket._read = read_message  # confirmations too, which a SUB of ours leaves out
             for topic in [id] if isinstance(id, str) else id:
                 self._socket.subscribe(topic)
-            self._endpoint = WatchedEndpoint(self._socket, uri, self._look, "what was published meanwhile is lost")
+            lost = "what was published meanwhile is lost"
+            self._endpoint = WatchedEndpoint(self._socket, uri, self._look, lost, self._credentials, self._save)
         except BaseException:
             self._socket.close()
             self._close_context()
@@ -93,21 +104,32 @@ class ListeningClient(Client):
     def receive(self, timeout: float | None = None) -> ReceivedData:
         """The next message. `timeout` is in seconds, None for as long as it takes.
 
-        Raises `ReceiveTimeout`, `SocketClosed` when the client is closed, or `MalformedEnvelope` for what is none.
+        Raises `ReceiveTimeout`; `HandshakeFailed`, at once, when the publisher refused to talk to this client when it
+        was tried last; `SocketClosed` when the client is closed; `MalformedEnvelope` for what is none.
         """
-        expires = math.inf if timeout is None else time.monotonic() + timeout
-        if not self._turn.acquire(timeout=seconds_until(expires)):
-            raise self._nothing_came(timeout)
+        began = time.monotonic()
+        expires = math.inf if timeout is None else began + timeout
+        frames, me = None, getcurrent()
+        self._refusable.add(me)
         try:
-            frames = self._early.popleft() if self._early else self._next(expires)
+            if self._turn.acquire(timeout=seconds_until(expires)):
+                try:
+                    frames = self._early.popleft() if self._early else self._next(expires)
+                finally:
+                    self._turn.release()
+        except _Refused:
+            pass
         finally:
-            self._turn.release()
+            self._refusable.discard(me)
         if frames is None:
-            raise self._nothing_came(timeout)
+            raise self._endpoint.refusal(time.monotonic() - began) or self._nothing_came(timeout)
         return ReceivedData(adopt(frames), self._decoder)
 
     def __iter__(self) -> Iterator[ReceivedData]:
-        """The messages, until `stop` or `close`. One that is no envelope is logged, and left out."""
+        """The messages, until `stop` or `close`. One that is no envelope is logged, and left out.
+
+        Raises `HandshakeFailed` as `receive` does; then the next one may be asked for again.
+        """
         return self
 
     def __next__(self) -> ReceivedData:
@@ -130,7 +152,8 @@ class ListeningClient(Client):
     def listen(self, handler: Callable[[ReceivedData], Any]) -> None:
         """Call `handler(received)` with one message after the other, until `stop` or `close`.
 
-        What the handler raises is raised here, and ends it. A message that is no envelope is logged, and left out.
+        What the handler raises is raised here, and ends it; `HandshakeFailed` likewise. A message that is no envelope
+        is logged, and left out.
         """
         for received in self:
             handler(received)
@@ -159,19 +182,33 @@ class ListeningClient(Client):
 
         True when it has said so, as the publishers of servers do. False when there is a connection, but no such word
         for a second, as with other publishers, or within `timeout` seconds. Messages that come meanwhile are kept.
-        Raises `ConnectTimeout` when there is no connection.
+        Raises `ConnectTimeout` when there is no connection, or `HandshakeFailed` as `receive` does.
         """
         began = time.monotonic()
         expires = began + timeout
         while True:
-            if not self._ready.wait(seconds_until(expires)):
-                raise ConnectTimeout(self._endpoint.uri, time.monotonic() - began, self._endpoint.known())
+            if not self._wait_ready(seconds_until(expires)):
+                elapsed, endpoint = time.monotonic() - began, self._endpoint
+                raise endpoint.refusal(elapsed) or ConnectTimeout(endpoint.uri, elapsed, endpoint.known())
             if self._socket.closed:
                 raise SocketClosed(f"{self!r} was closed")
             connections = self._endpoint.connections
             confirmed = self._wait_confirmed(min(expires, time.monotonic() + _CONFIRMATION_PATIENCE))
             if self.connected and self._endpoint.connections == connections:  # else the subscriptions are made again
                 return confirmed
+
+    def _wait_ready(self, seconds: float | None) -> bool:
+        """Wait until there is a connection, or it was closed. False when it is time, or the publisher refuses."""
+        if self._endpoint.refusal() is not None:
+            return self._ready.is_set()
+        me = getcurrent()
+        self._refusable.add(me)
+        try:
+            return bool(self._ready.wait(seconds))
+        except _Refused:
+            return False
+        finally:
+            self._refusable.discard(me)
 
     def _wait_confirmed(self, expires: float) -> bool:
         """Ask the publisher for a confirmation, and wait for it."""
@@ -250,7 +287,12 @@ class ListeningClient(Client):
     # Underneath --------------------------------------------------------------------------------------------------
 
     def _next(self, expires: float, confirmed: Event | None = None) -> list[Any] | None:
-        """The frames of the next message of the socket; None when it is time, or this has happened."""
+        """The frames of the next message of the socket; None when it is time, or this has happened.
+
+        It does not wait for a publisher that refuses.
+        """
+        if self._endpoint.handshakes.refusal is not None:
+            expires = -math.inf
         while confirmed is None or not confirmed.is_set():
             try:
                 frames = self._socket.receive_frames(max(0.0, expires - time.monotonic()), copy=False)
@@ -263,15 +305,40 @@ class ListeningClient(Client):
                 awaited.set()
         return None
 
+    def _save(self) -> None:
+        """Keep what has come, which libzmq would drop with its connection. Who reads has had it already."""
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            frames: list[Any] | None = []
+            while frames is not None:
+                try:
+                    frames = self._next(-math.inf)
+                except MalformedEnvelope as error:
+                    self._complain(error)
+                    continue
+                if frames is not None:
+                    self._early.append(frames)
+        finally:
+            self._turn.release()
+
     def _nothing_came(self, timeout: float | None) -> ReceiveTimeout:
         return ReceiveTimeout(f"{self._endpoint.uri}: nothing came within {timeout} s: {self._endpoint.state}")
 
     def _look(self) -> None:
-        """Let those go on who wait for a connection, if there is one."""
+        """Let those go on who wait for a connection, if there is one, or if it is known that there will be none."""
         if self._endpoint.ready or self._socket.closed:
             self._ready.set()
         else:
             self._ready.clear()
+        if self._endpoint.refusal() is not None:
+            for greenlet in self._refusable:
+                gevent.get_hub().loop.run_callback(self._refuse, greenlet)
+
+    def _refuse(self, greenlet: Any) -> None:
+        """Called by the hub, as `_end_iteration` is."""
+        if greenlet in self._refusable and self._endpoint.refusal() is not None:
+            greenlet.throw(_Refused)
 
     def _end_iteration(self, greenlet: Any) -> None:
         """Called by the hub, so that the greenlet does not run: if it still waits in an iteration, nothing is lost."""
@@ -290,3 +357,7 @@ class ListeningClient(Client):
 
 class _Stop(BaseException):
     """Thrown into a greenlet that waits for the next message of an iteration. Nobody else gets to see it."""
+
+
+class _Refused(BaseException):
+    """Thrown into a greenlet that waits for a publisher that refuses. Nobody else gets to see it."""

@@ -12,8 +12,9 @@ import gevent
 from gevent.event import AsyncResult
 from gevent.queue import Empty, SimpleQueue
 
-from ..errors import FollowTimeout, PeerError, RemoteFailure, SocketClosed
-from ..transport import Context, Envelope, Link, ReceivedData
+from ..errors import FollowTimeout, HandshakeFailed, PeerError, RemoteFailure, SocketClosed
+from ..security import Security
+from ..transport import Context, Envelope, ReceivedData
 from ..transport.deadlines import handler_deadline, set_handler_deadline
 from ..transport.spawning import spawn_named
 from .base import Client, checked_timeout
@@ -38,7 +39,8 @@ class ObservableServiceClient(Client):
 
     `request_uri` is a REP or ROUTER, or several, and `broadcast_uri` a PUB. `context` is the context to make sockets
     in, a new one if none is given. `obj` is what `received.obj` of the broadcasts is made with, as in `bind_in`, and
-    `reply_obj` that of the replies. `timeout` is how many seconds may pass without a sign of a request.
+    `reply_obj` that of the replies. `timeout` is how many seconds may pass without a sign of a request. `security` is
+    how to prove who one is, and to know both servers: as the context is secured, if not given.
 
     Any number of greenlets may use one client. It belongs to the thread that made it.
     """
@@ -51,14 +53,15 @@ class ObservableServiceClient(Client):
         obj: Any = None,
         reply_obj: Any = None,
         timeout: float = DEFAULT_TIMEOUT,
+        security: Security | None = None,
     ) -> None:
         self.timeout = checked_timeout(timeout)
         self._followed: dict[str, list[Following]] = {}  # by id
-        super().__init__(context)
+        super().__init__(context, security)
         try:
-            self._requests = RequestClient(request_uri, self._context, reply_obj)
+            self._requests = RequestClient(request_uri, self._context, reply_obj, security=security)
             try:
-                self._broadcasts = ListeningClient(broadcast_uri, (), obj, self._context)
+                self._broadcasts = ListeningClient(broadcast_uri, (), obj, self._context, security=security)
             except BaseException:
                 self._requests.close()
                 raise
@@ -81,7 +84,8 @@ class ObservableServiceClient(Client):
         `completed`, or of `error`, which is raised as a `RemoteFailure`. `timeout` is how many seconds may pass without
         a sign, be it a broadcast or the reply; None is that of the client.
 
-        The request is sent when the subscription is in place. Raises `ConnectTimeout` when the publisher is not there.
+        The request is sent when the subscription is in place. Raises `ConnectTimeout` when the publisher is not there,
+        or `HandshakeFailed`, at once, when it refused to talk to this client when it was tried last.
         """
         id = str(uuid4()) if id is None else id
         if not id:
@@ -111,10 +115,18 @@ class ObservableServiceClient(Client):
     # Underneath --------------------------------------------------------------------------------------------------
 
     def _distribute(self) -> None:
-        self._broadcasts.listen(self._hand_out)
+        while not self._broadcasts.closed:
+            try:
+                self._broadcasts.listen(self._hand_out)
+            except HandshakeFailed as refusal:
+                self._tell_all(refusal)
+                self._broadcasts._ready.wait()  # until there is a connection, or the end
+        self._tell_all(SocketClosed(f"{self!r} was closed"))
+
+    def _tell_all(self, error: Exception) -> None:
         for followers in list(self._followed.values()):
             for following in list(followers):
-                following._hear(SocketClosed(f"{self!r} was closed"))
+                following._hear(error)
 
     def _hand_out(self, received: ReceivedData) -> None:
         """Give a broadcast to those who follow its id. A subscription also gets ids that only begin so."""
@@ -135,8 +147,9 @@ class Following:
     """What `ObservableServiceClient.follow` returns: an iterator over the broadcasts with one id.
 
     It ends after the last one, or raises: the `RemoteError` of a problem as the reply, or what else the request raises;
-    `RemoteFailure`; `FollowTimeout`. Broadcasts that nobody has taken yet wait in memory. `broadcasts` counts those
-    that were taken. Who does not iterate to the end should `close` it, or use it as a context manager.
+    `HandshakeFailed` when the publisher refuses to talk to this client; `RemoteFailure`; `FollowTimeout`. Broadcasts
+    that nobody has taken yet wait in memory. `broadcasts` counts those that were taken. Who does not iterate to the end
+    should `close` it, or use it as a context manager.
     """
 
     def __init__(
@@ -244,7 +257,7 @@ class Following:
         client = self._client
         seen = f"{self.broadcasts} broadcasts" + (f", the last one {self._last!r}" if self._last is not None else "")
         replied = "the reply" if self._reply.successful() else "no reply"
-        asked = "; ".join(f"{uri}: {Link.STATES[one.connection]}" for uri, one in client._requests.endpoints.items())
+        asked = "; ".join(f"{one.uri}: {one.words}" for one in client._requests._connections)
         lost = client._broadcasts.reconnections - self._reconnections
         return FollowTimeout(
             f"{self.id}: no sign of it for {self.timeout:g} s, after {replied} and {seen} ({asked}; "

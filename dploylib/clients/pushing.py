@@ -11,12 +11,14 @@ from typing import Any
 
 from gevent.event import Event
 
-from ..errors import ConnectTimeout, SendTimeout, SocketClosed
+from ..errors import ConnectTimeout, HandshakeFailed, SendTimeout, SocketClosed
+from ..security import Security
 from ..transport import DEFAULT_LINGER, Context, Socket
 from ..transport.deadlines import seconds_until
 from ..transport.options import Options
 from .base import Client, checked_timeout, endpoints_of, known_of
 from .encoding import envelope_of
+from .handshakes import refusal_by_all
 from .watching import WatchedEndpoint, options_of
 
 __all__ = ["PushClient"]
@@ -37,6 +39,7 @@ class PushClient(Client):
     `uri` is an endpoint, or several: then each message goes to one of those that are connected, in turn. `context` is
     the context to make sockets in, a new one if none is given. `options` are socket options; `sndhwm` is how many
     messages may wait for a peer, 1000 unless set. `timeout` is how many seconds a push takes at most, and the close.
+    `security` is how to prove who one is, and to know the peers: as the context is secured, if not given.
 
     A message that was pushed is in the queue of a peer that was connected. It is sent when this peer reads, or when it
     has come back after its connection was lost. What was on its way at that moment is lost, and so is all that a peer
@@ -51,15 +54,16 @@ class PushClient(Client):
         context: Context | None = None,
         options: Options | None = None,
         timeout: float = 30.0,
+        security: Security | None = None,
     ) -> None:
         uris = endpoints_of(uri)
         self.timeout = checked_timeout(timeout)
         self.sent = 0
         self._turn = 0
         self._closed = False
-        self._some_ready = Event()
+        self._some_ready = Event()  # or there is no use in waiting
         self._peers: list[_Peer] = []
-        super().__init__(context)
+        super().__init__(context, security)
         try:
             for one in uris:
                 self._peers.append(_Peer(one, self._context, options, self))
@@ -77,7 +81,8 @@ class PushClient(Client):
         A str is sent as text, bytes as they are, an `Envelope` or what was received as it is, and anything else as
         JSON. `timeout` is in seconds, None for that of the client.
 
-        Raises `SendTimeout`, and then nothing was sent; `TransientError`; `SocketClosed` when the client is closed; and
+        Raises `SendTimeout`, and then nothing was sent; `HandshakeFailed`, at once, when all peers refused to talk to
+        this client when they were tried last; `TransientError`; `SocketClosed` when the client is closed; and
         `TypeError` for what cannot be encoded.
         """
         frames = envelope_of(message, id)._frames
@@ -87,6 +92,8 @@ class PushClient(Client):
             ready = self._ready()
             if any(peer.send(frames, 0) for peer in ready):
                 break
+            if not ready:
+                self._raise_refusal(began)
             left = expires - time.monotonic()
             if left <= 0:
                 raise self._not_sent(time.monotonic() - began)
@@ -97,12 +104,16 @@ class PushClient(Client):
         self.sent += 1
 
     def wait_connected(self, timeout: float | None = None) -> None:
-        """Wait until there is a connection. `push` does so by itself. Raises `ConnectTimeout`."""
+        """Wait until there is a connection. `push` does so by itself.
+
+        Raises `ConnectTimeout`, or `HandshakeFailed` as `push` does.
+        """
         began = time.monotonic()
         expires = began + (self.timeout if timeout is None else timeout)
-        if not self._some_ready.wait(seconds_until(expires)):
-            raise ConnectTimeout(self._uris, time.monotonic() - began, self._known())
-        self._ready()
+        while not self._ready():
+            self._raise_refusal(began)
+            if not self._some_ready.wait(seconds_until(expires)):
+                raise ConnectTimeout(self._uris, time.monotonic() - began, self._known())
 
     @property
     def endpoints(self) -> dict[str, bool]:
@@ -170,9 +181,19 @@ class PushClient(Client):
         start = self._turn % len(ready) if ready else 0
         return ready[start:] + ready[:start]
 
+    def _refusal(self, elapsed: float = 0.0) -> HandshakeFailed | None:
+        """The error for those who would wait in vain, when no peer agrees with this client on how to talk."""
+        return refusal_by_all((peer.endpoint.handshakes for peer in self._peers), elapsed)
+
+    def _raise_refusal(self, began: float) -> None:
+        refusal = self._refusal(time.monotonic() - began)
+        if refusal is not None:
+            raise refusal
+
     def _look(self) -> None:
-        """Let those go on who wait for a connection, if there is one."""
-        if self._closed or any(peer.endpoint.ready or peer.socket.closed for peer in self._peers):
+        """Let those go on who wait for a connection, if there is one, or if it is known that there will be none."""
+        ready = any(peer.endpoint.ready or peer.socket.closed for peer in self._peers)
+        if self._closed or ready or self._refusal() is not None:
             self._some_ready.set()
         else:
             self._some_ready.clear()
@@ -198,7 +219,9 @@ class _Peer:
     def __init__(self, uri: str, context: Context, options: Options | None, client: PushClient) -> None:
         self.socket: Socket = context.socket("push", options_of({}, options))
         try:
-            self.endpoint = WatchedEndpoint(self.socket, uri, client._look, "what was on its way may be lost")
+            self.endpoint = WatchedEndpoint(
+                self.socket, uri, client._look, "what was on its way may be lost", client._credentials
+            )
         except BaseException:
             self.socket.close(linger=0)
             raise

@@ -18,6 +18,7 @@ from gevent.pool import Pool
 from ..errors import (
     ConnectionLost,
     DeadlineExceeded,
+    HandshakeFailed,
     MalformedEnvelope,
     Overloaded,
     RemoteError,
@@ -28,6 +29,7 @@ from ..errors import (
     SocketStateError,
     TransientError,
 )
+from ..security import Security
 from ..transport import (
     BYTES_MIMETYPE,
     JSON_MIMETYPE,
@@ -48,6 +50,7 @@ from ..transport.receive_loop import RETRY_PAUSE
 from .base import Client, checked_timeout, endpoints_of, known_of
 from .connection import Call, Connection
 from .encoding import envelope_of
+from .handshakes import refusal_by_all
 from .retrying import RetryBudget, backoff
 
 __all__ = ["DEFAULT_TIMEOUT", "EndpointStatus", "RequestClient"]
@@ -92,7 +95,8 @@ class RequestClient(Client):
     `uri` is an endpoint, or several of which any may be asked: then dead ones are skipped, and come back by themselves.
     `context` is the context to make sockets in, a new one if none is given. `obj` is what `received.obj` of the replies
     is made with, as in `bind_in`. `timeout` is how many seconds a call takes at most, `math.inf` for as long as it
-    takes. `retries` is how often a request is sent again where that is safe. `options` are socket options.
+    takes. `retries` is how often a request is sent again where that is safe. `options` are socket options. `security`
+    is how to prove who one is, and to know the server: as the context is secured, if not given.
 
     Any number of greenlets may use one client. It belongs to the thread that made it.
     """
@@ -105,6 +109,7 @@ class RequestClient(Client):
         timeout: float = DEFAULT_TIMEOUT,
         retries: int = 3,
         options: Options | None = None,
+        security: Security | None = None,
     ) -> None:
         uris = endpoints_of(uri)
         if retries < 0:
@@ -112,7 +117,7 @@ class RequestClient(Client):
         self.timeout = checked_timeout(timeout)
         self.retries = retries
         self._decoder = None if obj is None else ObjectDecoder(obj)
-        super().__init__(context)
+        super().__init__(context, security)
         self._hub = gevent.get_hub()
         self._pid = os.getpid()
         self._numbers = itertools.count(random.getrandbits(63))  # of the calls; those of other clients are elsewhere
@@ -121,11 +126,11 @@ class RequestClient(Client):
         self._turn = 0
         self._closed = False
         self._over = False  # it, or its context, was closed
-        self._some_ready = Event()
+        self._some_ready = Event()  # or there is no use in waiting
         self._connections: list[Connection] = []
         try:
             for one in uris:
-                self._connections.append(Connection(one, self._context, options, self._look))
+                self._connections.append(Connection(one, self._context, options, self._look, self._credentials))
         except BaseException:
             self.close()
             raise
@@ -142,8 +147,9 @@ class RequestClient(Client):
         the envelope. `timeout` is in seconds, None for that of the client. An `idempotent` request is one that may be
         handled twice: it is sent again when the connection is lost, or the service says that it cannot (503).
 
-        Raises `RequestTimeout`; `ConnectionLost`, at once, when it may have been handled; `RemoteError` when the reply
-        is a problem; `MalformedEnvelope` when it is no envelope; `SocketClosed` when the client is closed.
+        Raises `RequestTimeout`; `HandshakeFailed`, at once, when all endpoints refused to talk to this client when
+        they were tried last; `ConnectionLost`, at once, when it may have been handled; `RemoteError` when the reply is
+        a problem; `MalformedEnvelope` when it is no envelope; `SocketClosed` when the client is closed.
         """
         if self._hub is not gevent.get_hub() or self._pid != os.getpid():
             raise SocketStateError(f"cannot use {self!r} here: it belongs to the thread, and process, that made it")
@@ -228,7 +234,10 @@ class RequestClient(Client):
         return any(one.ready for one in self._connections)
 
     def wait_connected(self, timeout: float | None = None) -> None:
-        """Wait until there is a connection. Requests do so by themselves. Raises `RequestTimeout`."""
+        """Wait until there is a connection. Requests do so by themselves.
+
+        Raises `RequestTimeout`, or `HandshakeFailed` as `request` does.
+        """
         self._connection(Call([], self.timeout if timeout is None else checked_timeout(timeout)))
 
     def __repr__(self) -> str:
@@ -283,9 +292,16 @@ class RequestClient(Client):
             chosen = self._choose(call.asked)
             if chosen is not None and call.expires > time.monotonic():
                 return chosen
+            refusal = None if chosen is not None else self._refusal(time.monotonic() - call.began)
+            if refusal is not None:
+                raise refusal
             if chosen is not None or not self._some_ready.wait(seconds_until(call.expires)):
                 raise self._timed_out(call, self._connections)
         raise SocketClosed(f"{self!r}, or its context, was closed")
+
+    def _refusal(self, elapsed: float = 0.0) -> HandshakeFailed | None:
+        """The error for those who would wait in vain, when nobody agrees with this client on how to talk."""
+        return refusal_by_all((one.handshakes for one in self._connections), elapsed)
 
     def _choose(self, not_again: Connection | None) -> Connection | None:
         connections = self._connections
@@ -347,14 +363,16 @@ class RequestClient(Client):
                 error = failure
                 if not _may_retry(error, idempotent):
                     break
+            except HandshakeFailed as refusal:  # which is not to hide that it may have been handled
+                raise error from refusal
             finally:
                 self._budget.give_back()
         raise error
 
     def _look(self) -> None:
-        """Let those go on who wait for a connection, if there is one."""
+        """Let those go on who wait for a connection, if there is one, or if it is known that there will be none."""
         self._over = any(one.closed for one in self._connections)
-        if self._over or self.connected:
+        if self._over or self.connected or self._refusal() is not None:
             self._some_ready.set()
         else:
             self._some_ready.clear()

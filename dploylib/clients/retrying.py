@@ -16,6 +16,7 @@ __all__ = ["Circuit", "RetryBudget", "backoff"]
 
 _FIRST_PAUSE = 0.05  # seconds
 _LONGEST_PAUSE = 2.0
+_MOST_DOUBLINGS = 16  # beyond all bounds here; what is doubled a thousand times is no float any more
 _THRESHOLD = 5  # failures in a row that open a circuit
 _FIRST_OPEN = 1.0  # seconds that it stays open
 _LONGEST_OPEN = 30.0
@@ -23,7 +24,7 @@ _LONGEST_OPEN = 30.0
 
 def backoff(tries: int) -> float:
     """Seconds to wait after so many tries: any time up to a bound that doubles, so that not all come back at once."""
-    return random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (tries - 1)))
+    return random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries - 1, _MOST_DOUBLINGS)))
 
 
 class Circuit:
@@ -67,7 +68,7 @@ class Circuit:
         """The endpoint has not answered, lost the connection, or said that it cannot."""
         self.failures += 1
         if self._probing or (not self._opened and self.failures >= _THRESHOLD):
-            seconds = min(_LONGEST_OPEN, _FIRST_OPEN * 2**self._opened)
+            seconds = min(_LONGEST_OPEN, _FIRST_OPEN * 2 ** min(self._opened, _MOST_DOUBLINGS))
             self._opened += 1
             self._probing = False
             self._open_until = self._clock() + seconds * random.uniform(0.75, 1.25)

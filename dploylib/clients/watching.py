@@ -8,12 +8,17 @@ import math
 import time
 from collections.abc import Callable
 
-from ..errors import EndpointError, ReceiveTimeout, SocketClosed
+import gevent
+
+from ..errors import EndpointError, HandshakeFailed, ReceiveTimeout, SocketClosed
+from ..security import Credentials
 from ..transport import Link, Socket, SocketMonitor
 from ..transport.deadlines import seconds_until
 from ..transport.options import PEER_OPTIONS, Options, option_pairs
 from ..transport.spawning import spawn_named
 from .diagnosis import Diagnosis
+from .handshakes import Handshakes, refusal_by_all
+from .retrying import backoff
 
 __all__ = ["WatchedEndpoint", "options_of"]
 
@@ -26,6 +31,8 @@ _OPTIONS = {
 }
 _MARGIN = 0.1  # seconds of linger beyond those that are waited for: what ends before that has sent everything
 _PAUSE = 1.0  # seconds after which an endpoint that libzmq has given up is connected to again
+_LOOKS = 10  # at a socket that was disconnected, until nothing is left of its connection; two would do, if in time
+_BETWEEN_LOOKS = 0.003  # seconds
 
 
 def options_of(defaults: Options, given: Options | None) -> list[tuple[str, object]]:
@@ -36,27 +43,39 @@ def options_of(defaults: Options, given: Options | None) -> list[tuple[str, obje
 class WatchedEndpoint:
     """The connection of a socket to one endpoint, which a greenlet watches until `close`.
 
-    `changed` is called when `ready` may have changed. `lost` is what a connection that was made again is said to have
-    cost. Raises `EndpointError`, or `TypeError` for a socket that blocks the thread.
+    `changed` is called when `ready`, or the refusal of `handshakes`, may be another one. `lost` is what a connection
+    that was made again is said in the log to have cost; '' for no word about it. `leaves` is called before the socket
+    is disconnected, by which it loses what it has received. Raises `EndpointError`, `SecurityError`, or `TypeError` for
+    a socket that blocks the thread.
     """
 
-    def __init__(self, socket: Socket, uri: str, changed: Callable[[], None], lost: str) -> None:
+    def __init__(
+        self,
+        socket: Socket,
+        uri: str,
+        changed: Callable[[], None],
+        lost: str,
+        credentials: Credentials | None = None,
+        leaves: Callable[[], None] = lambda: None,
+    ) -> None:
         if not socket.green:
             raise TypeError(f"a client needs a green context (Context.new()), and {socket!r} blocks")
         self.uri = uri
+        self.handshakes = Handshakes(uri, credentials)
         self._socket = socket
         self._changed = changed
         self._lost = lost
+        self._leaves = leaves
         self._link = Link()
         self._diagnosis = Diagnosis(uri)
         self._told = 1  # connections of which nothing has to be said, or was
         self._monitor: SocketMonitor | None = None
         if uri.startswith("inproc:"):  # of which libzmq tells nothing
-            socket.connect(uri)
+            self.handshakes.connect(socket)
             return
         self._monitor = SocketMonitor(socket)
         try:
-            socket.connect(uri)
+            self.handshakes.connect(socket)
         except BaseException:
             self._monitor.close()
             raise
@@ -80,11 +99,20 @@ class WatchedEndpoint:
     @property
     def state(self) -> str:
         """How it stands with the connection, in words."""
-        return "connected" if self.ready else Link.STATES[self._link.state]
+        if self.ready:
+            return "connected"
+        refusal = self.handshakes.refusal
+        return Link.STATES[self._link.state] if refusal is None else refusal.known
+
+    def refusal(self, elapsed: float = 0.0) -> HandshakeFailed | None:
+        """The error of an attempt that took so many seconds, if server and client do not agree on how to talk."""
+        return refusal_by_all((self.handshakes,), elapsed)
 
     def known(self) -> str:
         """What is known of the connection, in words. May look why there is none, for a moment."""
-        return self.state if self.ready else self._link.words(self._diagnosis.make)
+        if self.ready or self.handshakes.refusal is not None:
+            return self.state
+        return self._link.words(self._diagnosis.make)
 
     def close(self) -> None:
         """Watch no more. To be called before the socket is closed."""
@@ -120,19 +148,43 @@ class WatchedEndpoint:
                     event = monitor.receive(seconds_until(again_at))
                 except ReceiveTimeout:
                     again_at = math.inf
-                    self._connect_again()
+                    self._connect_anew(monitor)
+                    continue
+                if event.kind == "connected" and self._link.ready:  # something was left of the connection before
+                    self._connect_anew(monitor)
                     continue
                 self._link.hear(event)
-                # libzmq gives up who is lost before the handshake was done: then nothing else happens.
-                given_up = event.kind == "disconnected" and self._link.state != "lost"
-                again_at = time.monotonic() + _PAUSE if given_up else math.inf
+                self.handshakes.hear(event)
+                # libzmq gives up who is lost before the handshake was done: then nothing else happens, mostly.
+                failed = event.kind == "disconnected" and self._link.state != "lost"
+                if failed and self.handshakes.judge(self._socket):
+                    self._changed()
+                    gevent.sleep(backoff(self.handshakes.failures))
+                    self._connect_anew(monitor)
+                again_at = time.monotonic() + _PAUSE if failed else math.inf
                 if self._link.connections > self._told:
                     self._told = self._link.connections
-                    log.warning("the connection to %s was lost and made again: %s", self.uri, self._lost)
+                    if self._lost:
+                        log.warning("the connection to %s was lost and made again: %s", self.uri, self._lost)
                 self._changed()
         self._changed()
 
-    def _connect_again(self) -> None:
+    def _connect_anew(self, monitor: SocketMonitor) -> None:
+        """Connect with what is due now, when nothing is left of the connection before.
+
+        As long as that lingers, for the sake of a subscription, say, libzmq goes on trying with the old key, whatever
+        comes of the new one. And it ends in several steps, which are taken only while somebody looks at the socket.
+        """
+        linger = self._socket.get_option("linger")
+        self._socket.set_option("linger", 0)
+        self._leaves()
         with contextlib.suppress(EndpointError):  # libzmq has forgotten it
             self._socket.disconnect(self.uri)
-        self._socket.connect(self.uri)
+        self._socket.set_option("linger", linger)
+        for _ in range(_LOOKS):
+            gevent.sleep(_BETWEEN_LOOKS)
+            self._socket.has_input()
+            self._socket.look()  # the one before may have taken away what others wait for
+        while monitor.pending():
+            self._link.hear(monitor.receive(0))
+        self.handshakes.connect(self._socket)

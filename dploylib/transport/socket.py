@@ -66,6 +66,7 @@ _INT_MAX = 2**31 - 1
 _TRANSIENT = (errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE, errno.EINTR)
 _PARTICIPLES = {"unbind from": "bound to", "disconnect from": "connected to"}
 _TIMEOUT_OPTIONS = ("rcvtimeo", "sndtimeo")
+_BEGINNING_TYPES = ("sub", "xsub", "router")  # which begin to read a message when they are asked if there is one
 _DEAF_PEERS = 10_000  # peers that are remembered for not reading; they may be gone for good
 # Of these, libzmq says that they are writable although a message has to wait: for its peer, or, with xpub_nodrop, for
 # one of the subscribers.
@@ -419,6 +420,8 @@ class Socket(Sender):
         uri = uri or self.endpoint
         if uri in self._resolved.values():  # libzmq would unbind it
             raise EndpointError(f"cannot disconnect from {uri}: the socket is bound to it", self)
+        if self._type in _BEGINNING_TYPES:
+            self._finish_message()
         self._attach("disconnect from", self._zmq_socket.disconnect, uri)
         self._forget(uri)
 
@@ -447,6 +450,17 @@ class Socket(Sender):
             yield
         finally:
             os.umask(before)
+
+    def _finish_message(self) -> None:
+        """Read the message that libzmq has begun to read by itself, if there is one.
+
+        Without the connection it would put the rest of the next message behind it, or end the process (`fq.cpp`). Of
+        the others, all are lost that were not read; so is this one, where one was read ahead before.
+        """
+        with contextlib.suppress(zmq.ZMQError):
+            frames = self._read(self._zmq_socket)
+            if self._next is None:
+                self._next = frames
 
     def _secure(self, verb: str, credentials: Credentials, uri: str, options: Options) -> None:
         """Set what the credentials say for this endpoint. Each has the options that were set when it was attached."""

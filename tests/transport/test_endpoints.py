@@ -6,6 +6,7 @@ import signal
 import socket as sockets
 
 import pytest
+import zmq
 
 from dploylib.errors import AddressInUse, EndpointError
 from dploylib.transport import Context, Socket, ipc_lock
@@ -255,6 +256,32 @@ def test_a_disconnected_socket_sends_there_no_more(context):
     assert [two.receive_text(timeout=10) for _ in range(4)] == list("0123")
     push.disconnect()
     assert push.endpoints == []
+
+
+@pytest.mark.parametrize("read_ahead", [False, True])
+@pytest.mark.parametrize(("kind", "peer_kind"), [("sub", "pub"), ("router", "dealer")])
+def test_a_message_that_libzmq_has_begun_to_read_is_whole_after_a_disconnect(context, kind, peer_kind, read_ahead):
+    """libzmq would put the rest of the next message behind its first frame, or end the process."""
+    socket = context.socket(kind, {"subscribe": ""} if kind == "sub" else {})
+    one, two = (context.socket(peer_kind, {"sndhwm": 0}) for _ in range(2))
+    for peer in (one, two):
+        peer.bind("tcp://127.0.0.1:*")
+        socket.connect(peer.endpoint)
+    for _ in range(2):  # the first is read as a whole, or is begun
+        while not socket.has_input():
+            one.send_frames([b"a", b"b", b"c"], 10)
+        if read_ahead:
+            assert socket.wait_readable(10)
+    socket.zmq_socket.get(zmq.EVENTS)
+    socket.disconnect(one.endpoint)
+    received = []
+    while not received or received[-1][-3:] != [b"d", b"e", b"f"]:
+        two.send_frames([b"d", b"e", b"f"], 10)
+        if socket.wait_readable(0.01):
+            received.append(socket.receive_frames(timeout=10))
+    assert {tuple(frames[-3:]) for frames in received} <= {(b"a", b"b", b"c"), (b"d", b"e", b"f")}
+    assert received[0][-3:] == [b"a", b"b", b"c"]
+    assert {len(frames) for frames in received} == {3 if kind == "sub" else 4}
 
 
 def test_what_was_not_bound_or_connected_cannot_be_undone(context):
