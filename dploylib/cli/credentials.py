@@ -72,9 +72,9 @@ def _security(
 
 def _password_in(path: str) -> str:
     from ..errors import SecurityError
-    from ..security.keys import read_private
+    from ..security.files import read_text
 
-    password = read_private(path, "password").partition("\n")[0].removesuffix("\r")
+    password = read_text(path, "password", private=True).partition("\n")[0].removesuffix("\r")
     if not password:
         raise SecurityError(f"there is no password in the first line of {path}")
     return password
