@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -68,7 +69,9 @@ def running(name, log=None):
 
     What it logs from then on is added to `log`, if there is one; otherwise it may log no errors.
     """
-    command, *others = commands(EXAMPLES / name / "service.py")
+    command, *others = itertools.dropwhile(
+        lambda one: one[:2] != ["dploylib", "run"], commands(EXAMPLES / name / "service.py")
+    )
     written = (EXAMPLES / name / "config.yaml").read_text()
     ports = re.findall(r"\$\{(\w+_PORT):-\d+\}", written)
     assert ports
@@ -166,6 +169,26 @@ def test_jobs_are_done_by_workers(monkeypatch, tmp_path):
         "moody.jpg is 800 pixels wide (attempt 2)",
         "wood.jpg is 800 pixels wide (attempt 1)",
     ]
+
+
+def test_only_cooks_cook(monkeypatch, tmp_path):
+    monkeypatch.setitem(ENVIRONMENT, "KEYS", str(tmp_path))
+    for command in commands(EXAMPLES / "secured" / "service.py")[:5]:
+        status, _, error = run(command, tmp_path)
+        assert (status, error) == (0, "")
+    with running("secured") as [by_alice, by_bob, by_nobody, revoke, by_alice_again]:
+        assert run(by_alice, tmp_path) == (0, "soup, by alice\n", "")
+        status, output, error = run(by_bob, tmp_path)
+        assert (status, output) == (6, "")
+        assert "403 Forbidden: kitchen.cook is for cooks, and not for bob" in error
+        status, output, error = run(by_nobody, tmp_path)
+        assert (status, output) == (7, "")
+        assert "the server wants CURVE, and this client has no key" in error
+        assert run(revoke, tmp_path)[0] == 0
+        while (last := run(by_alice_again, tmp_path)) == (0, "soup, by alice\n", ""):  # it is noticed within a second
+            pass
+        assert last[:2] == (7, "")
+        assert "the server does not let this client in with its key SHA256:" in last[2]
 
 
 def test_slow_handlers_run_at_once():

@@ -15,7 +15,7 @@ from gevent.pool import Group
 
 from ..config import ServerSettings
 from ..errors import DeclarationError, SecurityError, ServerFailing, TransportError
-from ..security import Credentials
+from ..security import Credentials, Security
 from ..transport import DEFAULT_LINGER, Context, Loop, ReceivedData, ReceiveLoop, Socket, SocketHandler
 from ..transport.spawning import spawn_named, wait_for_one
 from .control import ControlLink, Stop
@@ -330,7 +330,8 @@ class Server(DployServer):
         info = self.settings.socket_info(name)
         concurrency = info.concurrency or description.concurrency
         try:
-            credentials = Credentials(self.settings.security(name))
+            security = self.settings.security(name)
+            credentials = None if security == Security() else Credentials(security)
             socket = description.create_socket(self.context, info.uris, info.options, concurrency, credentials, where)
         except (TransportError, SecurityError) as error:
             raise type(error)(f"server {self.name!r}, socket {name!r}: {error}") from error

@@ -13,6 +13,7 @@ from gevent.pool import Group
 
 from ..config import ServerSettings, Settings
 from ..errors import ServerFailing, ServiceStateError, SocketClosed
+from ..security import leaves_machine
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.control import Stop, control_topic
 from ..servers.hooks import Hooks
@@ -106,10 +107,14 @@ class ServerCoordinator:
 
     `control_uri` is the endpoint of the control socket, which carries the stop to the servers: one of its own, unless
     given. `context` is the context that the servers get; without one, each start makes a new one and the stop closes
-    it.
+    it. Raises `ValueError` for a control socket that other machines could reach.
     """
 
     def __init__(self, control_uri: str | None = None, context: Context | None = None) -> None:
+        if control_uri is not None and leaves_machine(control_uri):
+            raise ValueError(
+                f"{control_uri} can be reached from other machines, and carries the stop: use ipc or inproc"
+            )
         self._given_control_uri = control_uri
         self._given_context = context
         self._context: Context | None = None

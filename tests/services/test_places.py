@@ -185,6 +185,11 @@ def test_inproc_endpoints_between_servers_are_refused(make_service, config_for):
         ProcessServerCoordinator(control_uri="inproc://control")
 
 
+def test_other_machines_cannot_reach_the_control_socket(coordinator):
+    with pytest.raises(ValueError, match=r"tcp://\*:\* can be reached from other machines, and carries the stop"):
+        coordinator(control_uri="tcp://*:*")
+
+
 @pytest.mark.processes_only("elsewhere nobody has to wait for a process")
 def test_another_thread_than_the_main_one_cannot_start_processes(make_service, config_for):
     service = make_service(echo=Echo)
