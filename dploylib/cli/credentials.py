@@ -62,6 +62,8 @@ def _security(
         raise click.UsageError("--key proves who we are, and to whom has to be known: give --server-key, too")
     if (username is None) is not (password_file is None):
         raise click.UsageError("--username and --password-file belong together: give both")
+    if username is not None and server_keys:
+        raise click.UsageError("--server-key is for CURVE and --username for PLAIN: give one of them")
     if username is None and not server_keys:
         return None
     from ..security import Security
