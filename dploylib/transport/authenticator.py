@@ -14,6 +14,7 @@ there is but one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket as sockets
@@ -191,7 +192,8 @@ class _Connection:
 class Guard:
     """Watches over who comes in to one bound socket: the connections that it has, and whom its gate refused.
 
-    `refusals` counts them, by reason and address; of too many different ones the rest is under the address "others".
+    `refusals` counts them, by reason and address: '' for who was gone before anybody could see where from he came. Of
+    too many different ones the rest is under the address "others".
     """
 
     def __init__(self, name: str, domain: bytes, gate: Gate, complaints: Complaints) -> None:
@@ -270,12 +272,14 @@ class Guard:
     def _accepted(self, descriptor: int) -> None:
         self._gone(descriptor)  # of which nobody has told, if there was one
         with _duplicate(descriptor) as connection:
-            if connection is None:
-                return
-            self._connections[descriptor] = found = _Connection(_address_of(connection), _signature_of(connection))
+            if connection is None:  # it is gone already, and what was wrong with it is told next
+                found = _Connection("", None)
+            else:
+                found = _Connection(_address_of(connection), _signature_of(connection))
+        self._connections[descriptor] = found
         address = found.address
         self._per_address[address] += 1
-        if self._per_address[address] > self.gate.max_connections:
+        if address and self._per_address[address] > self.gate.max_connections:
             self._refused("too many connections from this address", address)
             _cut(descriptor, found)
 
@@ -321,16 +325,27 @@ class Guard:
 
 @contextlib.contextmanager
 def _duplicate(descriptor: int) -> Iterator[sockets.socket | None]:
-    """The connection behind a descriptor of libzmq's, for a moment; None when there is none any more."""
+    """The connection behind a descriptor of libzmq's, for a moment; None when there is none any more.
+
+    Where there is no descriptor left for a duplicate it is libzmq's own: whom nobody knows, nobody can put out.
+    """
+    number = descriptor
     try:
-        connection = _Original(fileno=os.dup(descriptor))
-    except OSError:
-        yield None
-        return
+        number = os.dup(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            yield None
+            return
+    connection = None
     try:
+        with contextlib.suppress(OSError):  # it is no socket: the number is another file's by now
+            connection = _Original(fileno=number)
         yield connection
     finally:
-        connection.close()
+        if connection is not None:
+            connection.detach()
+        if number != descriptor:
+            os.close(number)
 
 
 _Original: Any = gevent.monkey.get_original("socket", "socket")  # one of gevent would make the descriptor non-blocking
