@@ -6,7 +6,7 @@ but no networks, one list of keys but no groups, tell nobody whom they refused, 
 
 libzmq cannot close one connection of a bound socket. Its descriptor can be shut down, and libzmq then closes it. Which
 descriptors there are is told by the socket's monitor; whose each of them is, by nobody. But ZAP names an address, and
-of the connections from there that have not finished their handshake it must be one. So a connection is known by all
+of the connections from there that may not have finished their handshake it must be one. So a connection is known by all
 the ids that it may belong to, and when one of these is revoked, it is closed: too many rather than one too few. Mostly
 there is but one.
 """
@@ -14,10 +14,13 @@ there is but one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import math
 import os
 import socket as sockets
 import struct
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -85,7 +88,8 @@ class Authenticator:
         """
         self._count += 1
         name = socket.name or f"{socket.socket_type} socket"
-        guard = Guard(name, f"{name}#{self._count}".encode(), gate, self._complaints)
+        seconds = socket.get_option("handshake_ivl") / 1000 or math.inf  # 0 is for ever
+        guard = Guard(name, f"{name}#{self._count}".encode(), gate, self._complaints, seconds)
         endpoint = monitor_endpoint(socket, _EVENTS)
         self._call_in_hub(self._take, guard, endpoint)
         return guard
@@ -179,30 +183,69 @@ class Authenticator:
 class _Connection:
     """One connection to a bound socket: where it is from, and the ids that it may belong to."""
 
-    __slots__ = ("address", "ids", "settled", "signature")
+    __slots__ = ("accepted", "address", "ids", "settled", "signature")
 
     def __init__(self, address: str, signature: object) -> None:
         self.address = address
         self.signature = signature
+        self.accepted = time.monotonic()
         self.ids: set[str] = set()
-        self.settled = False
+        self.settled = False  # whether it has certainly finished its handshake, so that who comes in later is another
+
+
+class _Place:
+    """The connections from one address. Of those that are not settled, at least `admitted` were let in."""
+
+    __slots__ = ("admitted", "connections")
+
+    def __init__(self) -> None:
+        self.connections: set[_Connection] = set()
+        self.admitted = 0
+
+    def admit(self, id: str, settled_before: float) -> None:
+        """Note that one of the connections belongs to this id; not one that was accepted before then, if it can be."""
+        for one in self.connections:
+            if not one.settled and one.accepted < settled_before:
+                self._settle(one)
+        unsettled = [one for one in self.connections if not one.settled]
+        for one in unsettled or self.connections:  # the second when our account was wrong: it may be any of them
+            one.ids.add(id)
+        self.admitted += 1
+        if self.admitted >= len(unsettled):
+            for one in unsettled:
+                one.settled = True
+            self.admitted = 0
+
+    def forget(self, connection: _Connection) -> None:
+        """Take out a connection, which is gone."""
+        self.connections.discard(connection)
+        if not connection.settled:
+            self._settle(connection)
+
+    def _settle(self, connection: _Connection) -> None:
+        connection.settled = True
+        self.admitted = max(0, self.admitted - 1)  # which it may have been one of
 
 
 class Guard:
     """Watches over who comes in to one bound socket: the connections that it has, and whom its gate refused.
 
-    `refusals` counts them, by reason and address; of too many different ones the rest is under the address "others".
+    `refusals` counts them, by reason and address: '' for who was gone before anybody could see where from he came. Of
+    too many different ones the rest is under the address "others".
     """
 
-    def __init__(self, name: str, domain: bytes, gate: Gate, complaints: Complaints) -> None:
+    def __init__(
+        self, name: str, domain: bytes, gate: Gate, complaints: Complaints, handshake_seconds: float = math.inf
+    ) -> None:
         self.name = name
         self.domain = domain
         self.gate = gate
         self.refusals: Counter[tuple[str, str]] = Counter()
         self._monitor: SocketMonitor | None = None
         self._connections: dict[int, _Connection] = {}  # by descriptor
-        self._per_address: Counter[str] = Counter()
-        self._admitted: Counter[str] = Counter()  # since all connections of an address were settled
+        self._places: dict[str, _Place] = {}  # by address
+        # libzmq closes those that have not finished by then; it may be late, so that twice as long is certain.
+        self._settles_after = 2 * handshake_seconds
         self._failure = ""  # of the handshake, of a connection that is about to be told of
         self._complaints = complaints
 
@@ -218,7 +261,8 @@ class Guard:
             self._refused(verdict.reason, address, verdict.who)
             return None
         self._hear_all()  # the connection itself was told of before
-        self._note(address, verdict.id)
+        if (place := self._places.get(address)) is not None:  # else it is gone already
+            place.admit(verdict.id, time.monotonic() - self._settles_after)
         return verdict.id
 
     def peer(self, frame: Any) -> Peer:
@@ -270,12 +314,15 @@ class Guard:
     def _accepted(self, descriptor: int) -> None:
         self._gone(descriptor)  # of which nobody has told, if there was one
         with _duplicate(descriptor) as connection:
-            if connection is None:
-                return
-            self._connections[descriptor] = found = _Connection(_address_of(connection), _signature_of(connection))
+            if connection is None:  # it is gone already, and what was wrong with it is told next
+                found = _Connection("", None)
+            else:
+                found = _Connection(_address_of(connection), _signature_of(connection))
+        self._connections[descriptor] = found
         address = found.address
-        self._per_address[address] += 1
-        if self._per_address[address] > self.gate.max_connections:
+        place = self._places.setdefault(address, _Place())
+        place.connections.add(found)
+        if address and len(place.connections) > self.gate.max_connections:
             self._refused("too many connections from this address", address)
             _cut(descriptor, found)
 
@@ -284,25 +331,13 @@ class Guard:
         connection = self._connections.pop(descriptor, None)
         if connection is None:
             return
-        address = connection.address
-        self._per_address[address] -= 1
-        if self._per_address[address] <= 0:
-            del self._per_address[address]
-            self._admitted.pop(address, None)
-        if failure and not connection.settled:
+        address, settled = connection.address, connection.settled
+        place = self._places[address]
+        place.forget(connection)
+        if not place.connections:
+            del self._places[address]
+        if failure and not settled:
             self._refused(failure, address)
-
-    def _note(self, address: str, id: str) -> None:
-        """Note that one of the connections from an address belongs to this id."""
-        from_there = [one for one in self._connections.values() if one.address == address]
-        unsettled = [one for one in from_there if not one.settled]
-        for one in unsettled or from_there:  # the second when our account was wrong: it may be any of them
-            one.ids.add(id)
-        self._admitted[address] += 1
-        if self._admitted[address] >= len(unsettled):
-            del self._admitted[address]
-            for one in unsettled:
-                one.settled = True
 
     def _refused(self, reason: str, address: str, who: str = "") -> None:
         key = (reason, address)
@@ -321,16 +356,27 @@ class Guard:
 
 @contextlib.contextmanager
 def _duplicate(descriptor: int) -> Iterator[sockets.socket | None]:
-    """The connection behind a descriptor of libzmq's, for a moment; None when there is none any more."""
+    """The connection behind a descriptor of libzmq's, for a moment; None when there is none any more.
+
+    Where there is no descriptor left for a duplicate it is libzmq's own: whom nobody knows, nobody can put out.
+    """
+    number = descriptor
     try:
-        connection = _Original(fileno=os.dup(descriptor))
-    except OSError:
-        yield None
-        return
+        number = os.dup(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            yield None
+            return
+    connection = None
     try:
+        with contextlib.suppress(OSError):  # it is no socket: the number is another file's by now
+            connection = _Original(fileno=number)
         yield connection
     finally:
-        connection.close()
+        if connection is not None:
+            connection.detach()
+        if number != descriptor:
+            os.close(number)
 
 
 _Original: Any = gevent.monkey.get_original("socket", "socket")  # one of gevent would make the descriptor non-blocking

@@ -494,3 +494,33 @@ class CountsRestarts(Hook):
 
     def message_handled(self, server, socket, received, seconds):
         Flags(Path(self.directory)).hooks.append(f"{server.name}.{socket} handled {received.text}")
+
+
+# Whom they know ------------------------------------------------------------------------------------------------------
+
+
+class Knows(Flagged):
+    """Tells who asks who he is."""
+
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        peer = received.peer
+        return None if peer is None else {**peer._asdict(), "groups": sorted(peer.groups)}
+
+
+class Asks(Flagged):
+    """Asks whoever it is connected to, and takes note of what it hears."""
+
+    def setup(self):
+        self.sockets.question.send_text("from a dealer")
+        self.sockets.work.send_text("from a push")
+
+    @connect_in("question", "dealer")
+    def question(self, socket, received):
+        self.flags.events.append(received.text)
+
+    work = connect("work", "push")
+
+    @connect_in("news", "sub", options={"subscribe": ""})
+    def news(self, socket, received):
+        self.flags.events.append(received.text)
