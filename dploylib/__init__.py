@@ -71,7 +71,10 @@ _HOMES = {
 }
 # So that `import dploylib` is enough for `dploylib.errors.DployError`.
 _SUBMODULES = frozenset(
-    {"cli", "clients", "config", "errors", "messages", "security", "servers", "services", "testing", "transport"}
+    {
+        *("cli", "clients", "config", "connecting", "errors", "messages", "security", "servers", "services"),
+        *("testing", "transport"),
+    }
 )
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "dploylib"
 
 # Every part may also import itself. The main line is
 # cli -> daemon -> control -> services -> servers -> transport -> errors, each seeing all that is below it.
-BESIDE_SERVERS = {"errors", "security", "transport", "config", "messages"}
+BESIDE_SERVERS = {"errors", "security", "transport", "connecting", "config", "messages"}
 BESIDE_SERVICES = BESIDE_SERVERS | {"servers", "clients"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -19,7 +19,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "security"},
     "messages": {"errors"},
     "transport": {"errors", "security"},
-    "clients": {"errors", "security", "transport", "messages"},
+    "connecting": {"errors", "security", "transport"},
+    "clients": {"errors", "security", "transport", "connecting", "messages"},
     "servers": BESIDE_SERVERS,
     "services": BESIDE_SERVICES,
     "control": BESIDE_SERVICES | {"services"},

@@ -67,7 +67,7 @@ def connected(socket: Socket, uri: str, timeout: float | None) -> Iterator[None]
     from gevent.event import Event
     from greenlet import getcurrent
 
-    from ..clients.watching import WatchedEndpoint
+    from ..connecting import WatchedEndpoint
     from ..transport.deadlines import seconds_until
 
     me, began = getcurrent(), time.monotonic()

@@ -8,10 +8,17 @@ from typing import TypeVar
 
 from ..security import Credentials, Security
 from ..transport import Context
+from ..transport.options import PEER_OPTIONS, Options, option_pairs
 
-__all__ = ["Client", "checked_timeout", "endpoints_of", "known_of"]
+__all__ = ["Client", "checked_timeout", "endpoints_of", "options_of"]
 
 _Client = TypeVar("_Client", bound="Client")
+
+_OPTIONS = {
+    "reconnect_ivl": 100,  # milliseconds, to which libzmq adds as much again at random
+    "reconnect_ivl_max": 1000,
+    **PEER_OPTIONS,
+}
 
 
 class Client:
@@ -63,7 +70,6 @@ def endpoints_of(uri: str | Iterable[str]) -> list[str]:
     return uris
 
 
-def known_of(endpoints: Iterable[tuple[str, str]]) -> str:
-    """What is known of the connections to these endpoints, each with words about it, in one text."""
-    each = list(endpoints)
-    return each[0][1] if len(each) == 1 else "; ".join(f"{uri}: {words}" for uri, words in each)
+def options_of(defaults: Options, given: Options | None) -> list[tuple[str, object]]:
+    """The options of a socket that is watched: those of all clients, of this kind, and what users say."""
+    return [*_OPTIONS.items(), *option_pairs(defaults), *option_pairs(given)]

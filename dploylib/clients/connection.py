@@ -12,6 +12,7 @@ from typing import Any
 import gevent
 from gevent.hub import Waiter
 
+from ..connecting import Diagnosis, Handshakes, backoff
 from ..errors import ConnectionLost, MalformedEnvelope, SendTimeout, SocketClosed, TransientError, TransportError
 from ..security import Credentials
 from ..transport import Context, Link, Metadata, Socket, SocketMonitor
@@ -20,10 +21,8 @@ from ..transport.options import Options
 from ..transport.receive_loop import RETRY_PAUSE
 from ..transport.socket import BLOCKING_SECONDS
 from ..transport.spawning import spawn_named
-from .diagnosis import Diagnosis
-from .handshakes import Handshakes
-from .retrying import Circuit, backoff
-from .watching import options_of
+from .base import options_of
+from .retrying import Circuit
 
 __all__ = ["Call", "Connection"]
 

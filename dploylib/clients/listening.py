@@ -14,6 +14,7 @@ from gevent.event import Event
 from gevent.lock import Semaphore
 from greenlet import getcurrent
 
+from ..connecting import WatchedEndpoint
 from ..errors import (
     ConnectTimeout,
     MalformedEnvelope,
@@ -30,8 +31,7 @@ from ..transport.options import Options
 from ..transport.publishing import subscription_id
 from ..transport.reading import is_confirmation, read_message
 from ..transport.receive_loop import RETRY_PAUSE
-from .base import Client
-from .watching import WatchedEndpoint, options_of
+from .base import Client, options_of
 
 __all__ = ["ListeningClient"]
 

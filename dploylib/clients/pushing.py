@@ -11,15 +11,14 @@ from typing import Any
 
 from gevent.event import Event
 
+from ..connecting import WatchedEndpoint, known_of, refusal_by_all
 from ..errors import ConnectTimeout, HandshakeFailed, SendTimeout, SocketClosed
 from ..security import Security
 from ..transport import DEFAULT_LINGER, Context, Socket
 from ..transport.deadlines import seconds_until
 from ..transport.options import Options
-from .base import Client, checked_timeout, endpoints_of, known_of
+from .base import Client, checked_timeout, endpoints_of, options_of
 from .encoding import envelope_of
-from .handshakes import refusal_by_all
-from .watching import WatchedEndpoint, options_of
 
 __all__ = ["PushClient"]
 

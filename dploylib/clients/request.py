@@ -15,6 +15,7 @@ import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 
+from ..connecting import backoff, known_of, refusal_by_all
 from ..errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -47,11 +48,10 @@ from ..transport.envelope import adopt
 from ..transport.options import Options
 from ..transport.problems import type_of
 from ..transport.receive_loop import RETRY_PAUSE
-from .base import Client, checked_timeout, endpoints_of, known_of
+from .base import Client, checked_timeout, endpoints_of
 from .connection import Call, Connection
 from .encoding import envelope_of
-from .handshakes import refusal_by_all
-from .retrying import RetryBudget, backoff
+from .retrying import RetryBudget
 
 __all__ = ["DEFAULT_TIMEOUT", "EndpointStatus", "RequestClient"]
 

@@ -12,19 +12,12 @@ from gevent.event import Event
 
 from ..transport.deadlines import seconds_until
 
-__all__ = ["Circuit", "RetryBudget", "backoff"]
+__all__ = ["Circuit", "RetryBudget"]
 
-_FIRST_PAUSE = 0.05  # seconds
-_LONGEST_PAUSE = 2.0
 _MOST_DOUBLINGS = 16  # beyond all bounds here; what is doubled a thousand times is no float any more
 _THRESHOLD = 5  # failures in a row that open a circuit
 _FIRST_OPEN = 1.0  # seconds that it stays open
 _LONGEST_OPEN = 30.0
-
-
-def backoff(tries: int) -> float:
-    """Seconds to wait after so many tries: any time up to a bound that doubles, so that not all come back at once."""
-    return random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries - 1, _MOST_DOUBLINGS)))
 
 
 class Circuit:

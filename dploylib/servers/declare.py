@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from ..config import Declared
+from ..connecting import keep_connected
 from ..errors import DeclarationError, UnknownOption, UnknownSocketType
 from ..security import Credentials
 from ..transport import MAX_FRAMES, SOCKET_TYPES, Context, Sender, Socket
@@ -181,9 +182,12 @@ class SocketDescription:
                 socket.set_option("sndtimeo", _REPLY_PATIENCE if concurrency > 1 else _INLINE_PATIENCE)
             for name, value in [*self.default_options, *option_pairs(options)]:
                 socket.set_option(name, value)
-            attach = socket.bind if self.setup_type == "bind" else socket.connect
-            for uri in uris:
-                attach(uri)
+            if credentials is not None and self.setup_type == "connect" and socket.green:
+                keep_connected(socket, uris, credentials)
+            else:
+                attach = socket.bind if self.setup_type == "bind" else socket.connect
+                for uri in uris:
+                    attach(uri)
         except BaseException:
             socket.close(linger=0)
             raise

@@ -19,7 +19,8 @@ from gevent.event import Event
 
 from dploylib import Server, Service, bind_in
 from dploylib.clients import RequestClient
-from dploylib.clients.retrying import Circuit, RetryBudget, backoff
+from dploylib.clients.retrying import Circuit, RetryBudget
+from dploylib.connecting import backoff
 from dploylib.errors import ConnectionLost, RemoteError, RequestTimeout, TransportError
 from dploylib.testing import FlakyProxy
 from dploylib.transport import Metadata

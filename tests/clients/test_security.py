@@ -14,9 +14,8 @@ import gevent
 import pytest
 
 from dploylib.clients import ListeningClient, ObservableServiceClient, PushClient, RequestClient
-from dploylib.clients.diagnosis import mechanism_at
-from dploylib.clients.hello import has_key
-from dploylib.clients.retrying import Circuit, backoff
+from dploylib.clients.retrying import Circuit
+from dploylib.connecting import backoff, has_key, mechanism_at
 from dploylib.errors import (
     ConnectionLost,
     HandshakeFailed,

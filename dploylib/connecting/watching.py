@@ -7,37 +7,40 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import gevent
 
 from ..errors import EndpointError, HandshakeFailed, ReceiveTimeout, SocketClosed
 from ..security import Credentials
-from ..transport import Link, Socket, SocketMonitor
+from ..transport import Link, Socket, SocketEvent, SocketMonitor
 from ..transport.deadlines import seconds_until
-from ..transport.options import PEER_OPTIONS, Options, option_pairs
 from ..transport.spawning import spawn_named
+from .backoff import backoff
 from .diagnosis import Diagnosis
 from .handshakes import Handshakes, refusal_by_all
-from .retrying import backoff
 
-__all__ = ["WatchedEndpoint", "options_of"]
+__all__ = ["Events", "WatchedEndpoint"]
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = {
-    "reconnect_ivl": 100,  # milliseconds, to which libzmq adds as much again at random
-    "reconnect_ivl_max": 1000,
-    **PEER_OPTIONS,
-}
 _MARGIN = 0.1  # seconds of linger beyond those that are waited for: what ends before that has sent everything
 _PAUSE = 1.0  # seconds after which an endpoint that libzmq has given up is connected to again
 _LOOKS = 10  # at a socket that was disconnected, until nothing is left of its connection; two would do, if in time
 _BETWEEN_LOOKS = 0.003  # seconds
 
 
-def options_of(defaults: Options, given: Options | None) -> list[tuple[str, object]]:
-    """The options of a socket that is watched: those of all clients, of this kind, and what users say."""
-    return [*_OPTIONS.items(), *option_pairs(defaults), *option_pairs(given)]
+class Events(Protocol):
+    """What happens to the connection to one endpoint: what a `SocketMonitor` tells."""
+
+    def receive(self, timeout: float | None = None) -> SocketEvent:
+        """Wait for the next event. Raises `ReceiveTimeout`, or `SocketClosed`."""
+
+    def pending(self) -> bool:
+        """Whether there is an event that nobody has received yet."""
+
+    def close(self) -> None:
+        """Hear nothing more."""
 
 
 class WatchedEndpoint:
@@ -45,7 +48,8 @@ class WatchedEndpoint:
 
     `changed` is called when `ready`, or the refusal of `handshakes`, may be another one. `lost` is what a connection
     that was made again is said in the log to have cost; '' for no word about it. `leaves` is called before the socket
-    is disconnected, by which it loses what it has received. Raises `EndpointError`, `SecurityError`, or `TypeError` for
+    is disconnected, by which it loses what it has received. `events` are those of the endpoint, where the socket has
+    others, too. Raises `EndpointError`, `SecurityError`, or `TypeError` for
     a socket that blocks the thread.
     """
 
@@ -57,6 +61,7 @@ class WatchedEndpoint:
         lost: str,
         credentials: Credentials | None = None,
         leaves: Callable[[], None] = lambda: None,
+        events: Events | None = None,
     ) -> None:
         if not socket.green:
             raise TypeError(f"a client needs a green context (Context.new()), and {socket!r} blocks")
@@ -69,11 +74,11 @@ class WatchedEndpoint:
         self._link = Link()
         self._diagnosis = Diagnosis(uri)
         self._told = 1  # connections of which nothing has to be said, or was
-        self._monitor: SocketMonitor | None = None
+        self._monitor: Events | None = None
         if uri.startswith("inproc:"):  # of which libzmq tells nothing
             self.handshakes.connect(socket)
             return
-        self._monitor = SocketMonitor(socket)
+        self._monitor = events or SocketMonitor(socket)
         try:
             self.handshakes.connect(socket)
         except BaseException:
@@ -140,7 +145,7 @@ class WatchedEndpoint:
             self._monitor.close()
         return True
 
-    def _keep(self, monitor: SocketMonitor) -> None:
+    def _keep(self, monitor: Events) -> None:
         again_at = math.inf
         with contextlib.suppress(SocketClosed):  # somebody closed the context
             while True:
@@ -169,7 +174,7 @@ class WatchedEndpoint:
                 self._changed()
         self._changed()
 
-    def _connect_anew(self, monitor: SocketMonitor) -> None:
+    def _connect_anew(self, monitor: Events) -> None:
         """Connect with what is due now, when nothing is left of the connection before.
 
         As long as that lingers, for the sake of a subscription, say, libzmq goes on trying with the old key, whatever

@@ -13,11 +13,10 @@ import zmq
 from ..errors import HandshakeFailed, MechanismMismatch, NotAuthorized, WrongServerKey
 from ..security import Credentials, fingerprint
 from ..transport import Socket, SocketEvent
-from .base import known_of
 from .diagnosis import mechanism_at
 from .hello import has_key
 
-__all__ = ["Handshakes", "Refusal", "refusal_by_all"]
+__all__ = ["Handshakes", "Refusal", "known_of", "refusal_by_all"]
 
 log = logging.getLogger(__name__)
 
@@ -186,3 +185,9 @@ def refusal_by_all(endpoints: Iterable[Handshakes], elapsed: float) -> Handshake
         return None
     uris = ", ".join(uri for uri, _ in refusals)
     return refusals[0][1].error(uris, elapsed, known_of((uri, refusal.known) for uri, refusal in refusals))
+
+
+def known_of(endpoints: Iterable[tuple[str, str]]) -> str:
+    """What is known of the connections to these endpoints, each with words about it, in one text."""
+    each = list(endpoints)
+    return each[0][1] if len(each) == 1 else "; ".join(f"{uri}: {words}" for uri, words in each)
