@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import SecurityError
-from .authorized import AuthorizedKeys, Passwords, Roster
+from .authorized import AuthorizedKeys, Passwords, Roster, Rosters
 from .exposure import leaves_machine
-from .keys import Identity, KeyPair, fingerprint, is_key, public_key_of
+from .keys import Identity, KeyPair, fingerprint, public_key_of
 from .peer import Peer
 from .settings import ANYBODY, Security, is_network, network_of
 
@@ -109,8 +111,11 @@ class Credentials:
             return [("curve_server", 1), ("curve_secretkey", self.key_pair.secret)]
         return [("plain_server", 1)] if self.mechanism == "plain" else []
 
-    def gate(self) -> Gate | None:
-        """Who may come in to a bound socket; None where nobody is looked at. Raises `SecurityError`, as above."""
+    def gate(self, rosters: Rosters | None = None) -> Gate | None:
+        """Who may come in to a bound socket; None where nobody is looked at. Raises `SecurityError`, as above.
+
+        The lists are among those of `rosters`, if these are given.
+        """
         security = self.security
         asks = (security.allow, security.deny, security.groups, security.max_connections_per_address)
         if self.mechanism == "none":
@@ -134,7 +139,8 @@ class Credentials:
             if security.groups is not None:
                 raise SecurityError("groups are of authorized keys, and authorized_keys is any", "groups")
             return Gate(self, None)
-        return Gate(self, _of(setting, AuthorizedKeys if self.mechanism == "curve" else Passwords, path))
+        kind = AuthorizedKeys if self.mechanism == "curve" else Passwords
+        return Gate(self, _of(setting, partial((rosters or Rosters()).open, kind), path))
 
     @property
     def ipc_permissions(self) -> int:
@@ -158,7 +164,7 @@ class Gate:
     def __init__(self, credentials: Credentials, roster: Roster | None) -> None:
         security = credentials.security
         self._mechanism = credentials.mechanism
-        self._roster = roster
+        self.roster = roster
         self._groups = None if security.groups is None else frozenset(security.groups)
         self._allowed = None if security.allow is None else [network_of(text) for text in security.allow]
         denied = security.deny or ()
@@ -169,7 +175,7 @@ class Gate:
     @property
     def names_peers(self) -> bool:
         """Whether it knows by name who comes in."""
-        return self._roster is not None
+        return self.roster is not None
 
     def admit(self, address: str, mechanism: str, credentials: Sequence[bytes]) -> Verdict:
         """Decide about somebody at this address. `mechanism` and `credentials` are those of ZAP (ZeroMQ RFC 27)."""
@@ -205,16 +211,16 @@ class Gate:
         who = fingerprint(key)
         if key in self._denied_keys:
             return Verdict(None, "key denied", who)
-        if self._roster is None:
+        if self.roster is None:
             return Verdict(key, who=who)
-        return self._in_groups(self._roster.get(key), key, "key not authorized", who)
+        return self._in_groups(self.roster.get(key), key, "key not authorized", who)
 
     def _admit_user(self, credentials: Sequence[bytes]) -> Verdict:
-        assert self._roster is not None
+        assert self.roster is not None
         if len(credentials) != 2:
             return Verdict(None, "no user name and password")
         name = credentials[0].decode(errors="replace")
-        known = self._roster.get(name)
+        known = self.roster.get(name)
         right = hmac.compare_digest(credentials[1], b"" if known is None else known.credential.encode())
         who = f"user {name[:64]!r}"
         return self._in_groups(known if right else None, name, "wrong user name or password", who)
@@ -228,24 +234,24 @@ class Gate:
 
     def peer(self, id: str, address: str) -> Peer:
         """Who is behind an id that was let in, as the lists are now."""
-        key = fingerprint(id) if self._mechanism == "curve" and is_key(id) else ""
-        known = None if self._roster is None else self._roster.get(id)
+        key = _fingerprint(id) if self._mechanism == "curve" else ""
+        known = None if self.roster is None else self.roster.get(id)
         if known is None:
             return Peer("", frozenset(), key, address)
         return Peer(known.name, known.groups, key, address)
 
-    def revoked(self, complain: Callable[[str], None]) -> set[str]:
-        """Look whether the lists have changed; whoever may not come in any more, of those who might, by id."""
-        before = None if self._roster is None else self._roster.changed(complain)
-        if before is None:
-            return set()
-        assert self._roster is not None
-        return {id for id, known in before.items() if not self._still(known, self._roster.get(id))}
+    def revoked(self, before: Mapping[str, Identity]) -> set[str]:
+        """Who may not come in any more, by id, of those who might when this was in the list."""
+        assert self.roster is not None
+        return {id for id, known in before.items() if not self._still(known, self.roster.get(id))}
 
     def _still(self, before: Identity, now: Identity | None) -> bool:
         if now is None or now.credential != before.credential:
             return False
         return self._groups is None or bool(self._groups & now.groups)
+
+
+_fingerprint = functools.lru_cache(10_000)(fingerprint)
 
 
 def _of(setting: str, read: Callable[[str], Any], written: str) -> Any:

@@ -22,7 +22,7 @@ import socket as sockets
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gevent
@@ -31,7 +31,8 @@ import zmq
 from gevent.event import AsyncResult
 
 from ..errors import SecurityError, SocketClosed, TransientError, TransportError
-from ..security import Gate, Peer
+from ..security import Gate, Identity, Peer
+from ..security.authorized import Rosters
 from .complaints import Complaints
 from .monitor import SocketEvent, SocketMonitor, monitor_endpoint
 from .receive_loop import RETRY_PAUSE
@@ -76,6 +77,7 @@ class Authenticator:
         self._context = context
         self._hub: Any = gevent.get_hub()
         self._guards: dict[bytes, Guard] = {}
+        self.rosters = Rosters()
         self._zap: Socket | None = None
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._count = 0
@@ -173,11 +175,21 @@ class Authenticator:
     def _look_again(self) -> None:
         while True:
             gevent.sleep(_POLL_INTERVAL)
-            for guard in list(self._guards.values()):
-                try:
-                    guard.look_again()
-                except Exception:
-                    log.exception("%s: cannot look who may still connect", guard.name)
+            try:
+                self._close_revoked()
+            except Exception:
+                log.exception("cannot look who may still connect; trying again")
+
+    def _close_revoked(self) -> None:
+        guards = list(self._guards.values())
+        used = {guard.gate.roster for guard in guards}
+        for roster, before in self.rosters.look_again(used, self._complain_about_list):
+            for guard in guards:
+                if guard.gate.roster is roster:
+                    guard.close_revoked(before)
+
+    def _complain_about_list(self, problem: str) -> None:
+        self._complaints.tell(problem, problem)
 
 
 class _Connection:
@@ -269,9 +281,9 @@ class Guard:
         """Who sent this `zmq.Frame`. In its metadata, libzmq lets nothing that a peer says stand for these two."""
         return self.gate.peer(frame.get("User-Id"), frame.get("Peer-Address"))
 
-    def look_again(self) -> None:
-        """See who may not come in any more, and close his connections."""
-        revoked = self.gate.revoked(lambda problem: self._complaints.tell(problem, f"{self.name}: {problem}"))
+    def close_revoked(self, before: Mapping[str, Identity]) -> None:
+        """Close the connections of those who may not come in any more, of those who might when this was in the list."""
+        revoked = self.gate.revoked(before)
         if not revoked:
             return
         closed = 0

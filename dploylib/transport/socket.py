@@ -428,7 +428,8 @@ class Socket(Sender):
     def _guard(self, credentials: Credentials, uri: str) -> None:
         """Let in only those whom the credentials let in."""
         options = credentials.bind_options()
-        if self.guard is None and (gate := credentials.gate()) is not None:
+        rosters = self._context.authenticator.rosters if self.green else None
+        if self.guard is None and (gate := credentials.gate(rosters)) is not None:
             if not self.green:
                 raise SecurityError(f"{self!r} blocks its thread, and cannot look at who connects; use Context.new()")
             self.guard = self._context.authenticator.guard(self, gate)
