@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import gevent
@@ -59,6 +60,7 @@ class Secured:
             self.socket.curve_secretkey = pair.secret
         elif users is not None:
             self.socket.plain_server = 1
+        self._monitor = self.socket.get_monitor_socket(zmq.EVENT_ALL)
         self._bind(endpoint)
         self.endpoint = self.socket.last_endpoint.decode()
         serve = {"router": self._echo, "pub": self._publish, "pull": self._pull}[kind]
@@ -74,8 +76,19 @@ class Secured:
                         raise
                     gevent.sleep(0.005)
 
+    def handshakes(self) -> list[str]:
+        """How the handshakes have ended, until one has succeeded: events of its monitor, which are taken away."""
+        ended: list[str] = []
+        with gevent.Timeout(PATIENCE, AssertionError("no handshake succeeds")):
+            while ended[-1:] != ["HANDSHAKE_SUCCEEDED"]:
+                number = int.from_bytes(self._monitor.recv_multipart()[0][:2], sys.byteorder)
+                ended += [name for name in [zmq.Event(number).name] if name.startswith("HANDSHAKE")]
+        return ended
+
     def close(self) -> None:
         gevent.killall(self._greenlets)
+        if not self.socket.closed:
+            self.socket.disable_monitor()
         self._context.destroy(linger=0)
 
     def _decide(self, zap: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import gevent
 import pytest
+from gevent.server import StreamServer
 
 from dploylib.clients import ListeningClient, ObservableServiceClient, PushClient, RequestClient
 from dploylib.clients.retrying import Circuit
@@ -374,6 +375,30 @@ def test_a_server_that_is_interrupted_in_handshakes_is_not_taken_for_another_one
         between.close()
 
 
+@pytest.mark.parametrize(("hears", "expected"), [(64, None), (64 + 202, False)], ids=["greeting", "hello"])
+def test_who_hangs_up_before_it_has_heard_of_a_key_does_not_lack_it(curve, hears, expected):
+    """A server with too many connections does so."""
+
+    def handle(connection: Any, _: Any) -> None:
+        connection.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\x01" + bytes(31))
+        heard = b""
+        while len(heard) < hears and (more := connection.recv(1000)):
+            heard += more
+        connection.close()
+
+    server = StreamServer(("127.0.0.1", 0), handle)
+    server.start()
+    endpoint = f"tcp://127.0.0.1:{server.server_port}"
+    error, timeout = (RequestTimeout, 2) if expected is None else (WrongServerKey, TIMEOUT)
+    try:
+        with Context.new() as context:
+            assert has_key(endpoint, context, Credentials(curve("client", "server"))) is expected
+        with RequestClient(endpoint, security=curve("client", "server")) as client, pytest.raises(error):
+            client.request("x", timeout=timeout)
+    finally:
+        server.stop(timeout=PATIENCE)
+
+
 def test_who_speaks_no_zeromq_is_no_server_of_another_mechanism(curve):
     with network.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"tcp://127.0.0.1:{server.getsockname()[1]}"
@@ -476,6 +501,19 @@ def test_a_server_changes_its_key_and_its_clients_go_on(secured, curve, way, wai
             wait_until(lambda: not connection_of(client).ready)  # it is known that the one before is gone
             way.use(client, server)
             wait_until(lambda: connection_of(client).ready)
+
+
+@each_way
+def test_the_server_key_that_was_right_is_the_first_to_be_tried_again(secured, curve, way, wait_until):
+    server = secured(way.kind, **settings_of("CURVE"))
+    with way.client(server.endpoint, security=curve("client", "other", "server")) as client:
+        way.use(client, server)
+        assert len(server.handshakes()) > 1
+        server.close()
+        wait_until(lambda: not connection_of(client).ready)
+        server = secured(way.kind, server.endpoint, **settings_of("CURVE"))
+        way.use(client, server)
+        assert server.handshakes() == ["HANDSHAKE_SUCCEEDED"]
 
 
 def test_what_was_not_received_yet_is_kept_when_the_publisher_changes_its_key(secured, curve, wait_until):
