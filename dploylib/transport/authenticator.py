@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import gevent
 import gevent.monkey
 import zmq
-from gevent.event import AsyncResult
+from gevent.event import AsyncResult, Event
 
 from ..errors import SecurityError, SocketClosed, TransientError, TransportError
 from ..security import Gate, Identity, Peer
@@ -78,6 +78,7 @@ class Authenticator:
         self._hub: Any = gevent.get_hub()
         self._guards: dict[bytes, Guard] = {}
         self.rosters = Rosters()
+        self._told_of: list[Guard] = []  # also those of closed sockets, with which libzmq is not done
         self._zap: Socket | None = None
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._count = 0
@@ -100,18 +101,25 @@ class Authenticator:
         """Forget a socket that was closed. May be called in any thread."""
         self._guards.pop(guard.domain, None)
 
-    def close(self) -> None:
-        """Answer no more: nobody can connect any more. Called in its own thread."""
+    def close(self, patience: float = 0.0) -> None:
+        """Answer no more, until a socket is guarded again: nobody can connect. Called in its own thread.
+
+        Waits for so many seconds, at most, until libzmq is done with the sockets: while it tells of them, who goes on
+        with the context must not close it.
+        """
+        self._zap = None  # which the context has closed
         for greenlet in self._greenlets:
             greenlet.kill(block=False)
         self._greenlets = []
         self._guards.clear()
         self._complaints.close()
+        gevent.wait([guard.over for guard in self._told_of], timeout=patience)
 
     def _take(self, guard: Guard, endpoint: str) -> None:
         if self._zap is None:
             self._start()
         guard.watch(SocketMonitor.at(endpoint, self._context))
+        self._told_of = [one for one in self._told_of if not one.over.is_set()] + [guard]
         self._guards[guard.domain] = guard
 
     def _start(self) -> None:
@@ -253,6 +261,7 @@ class Guard:
         self.domain = domain
         self.gate = gate
         self.refusals: Counter[tuple[str, str]] = Counter()
+        self.over = Event()  # nothing more is told of the connections
         self._monitor: SocketMonitor | None = None
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._places: dict[str, _Place] = {}  # by address
@@ -310,6 +319,7 @@ class Guard:
             if event.kind == "monitor_stopped":
                 monitor.close()
                 self._monitor = None
+                self.over.set()
                 return
             self._take(event)
 

@@ -23,6 +23,8 @@ __all__ = ["DEFAULT_LINGER", "Context"]
 DEFAULT_LINGER = 5.0
 """Seconds for which a closed socket still sends what is queued. libzmq's own default is for ever."""
 
+_GUARDS_PATIENCE = DEFAULT_LINGER + 1.0  # seconds
+
 
 class Context:
     """A wrapper around a ZeroMQ context.
@@ -137,13 +139,14 @@ class Context:
         """Close every socket that was made here, wait until they have sent what they had, and terminate the context.
 
         `linger` (seconds) bounds that wait; None is what each socket says. Only the calling greenlet waits. A context
-        that somebody else made and we wrap, and the one of `instance`, are not terminated, and then nothing waits:
-        libzmq goes on sending for as long as the process runs.
+        that somebody else made and we wrap, and the one of `instance`, are not terminated, and then nothing waits, but
+        for the end of sockets that looked at who connects: libzmq goes on sending for as long as the process runs.
         """
         for socket in list(self._sockets):
-            socket.close(linger)
+            if self._terminates or not socket.closes_itself:
+                socket.close(linger)
         if self._authenticator is not None and not self._borrows_authenticator:
-            self._authenticator.close()
+            self._authenticator.close(0 if self._terminates else _GUARDS_PATIENCE)
         if self._terminates:
             # It must not be called twice at once: who closes the context meanwhile waits for the same call.
             if self._termination is None:

@@ -64,10 +64,14 @@ class SocketMonitor:
 
     @classmethod
     def at(cls, endpoint: str, context: Context) -> SocketMonitor:
-        """A monitor of what is told at a `monitor_endpoint`, in this thread. It ends with "monitor_stopped"."""
+        """A monitor of what is told at a `monitor_endpoint`, in this thread. To be closed at "monitor_stopped".
+
+        Not before: where libzmq has nobody to tell, it waits for ever, with all connections of the context.
+        """
         monitor = cls.__new__(cls)
         monitor._watched = None
         monitor._socket = _connected(endpoint, context)
+        monitor._socket.closes_itself = True
         return monitor
 
     def call_back(self, function: Callable[[], None]) -> None:

@@ -145,6 +145,7 @@ class Socket(Sender):
         self.credentials: Credentials | None = None  # what later binds and connects are secured by
         self.name = ""  # what the log calls it
         self.guard: Guard | None = None  # of a bound socket that does not let everybody in
+        self.closes_itself = False  # in its time, which is after that of a context that goes on
         self.subscribed = False  # whether a subscription was ever made
         self.sent = 0
         self.received = 0

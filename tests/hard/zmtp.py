@@ -1,7 +1,9 @@
 """The little of ZMTP 3.0 (rfc.zeromq.org/spec/23) that it takes to be a peer that misbehaves: bytes over plain TCP."""
 
+import contextlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import gevent
 from gevent import socket
@@ -30,10 +32,14 @@ def command(name: bytes, body: bytes = b"") -> bytes:
     return frame(bytes((len(name),)) + name + body, COMMAND)
 
 
-def ready(socket_type: str) -> bytes:
-    """The READY command, which ends the handshake of the NULL mechanism."""
-    name, value = b"Socket-Type", socket_type.upper().encode()
-    return command(b"READY", bytes((len(name),)) + name + struct.pack(">I", len(value)) + value)
+def ready(socket_type: str, metadata: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """The READY command, which ends the handshake of the NULL mechanism, with more than it must have in it."""
+    pairs = {"Socket-Type": socket_type.upper(), **metadata}
+    return command(b"READY", b"".join(_property(*pair) for pair in pairs.items()))
+
+
+def _property(name: str, value: str) -> bytes:
+    return bytes((len(name),)) + name.encode() + struct.pack(">I", len(value)) + value.encode()
 
 
 class Connection:
@@ -44,9 +50,9 @@ class Connection:
         self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE)
         self._received = b""
 
-    def shake_hands(self, socket_type: str) -> "Connection":
+    def shake_hands(self, socket_type: str, metadata: Mapping[str, str] = MappingProxyType({})) -> "Connection":
         """Become a peer of this type, as the other side sees it."""
-        self.socket.sendall(GREETING + ready(socket_type))
+        self.socket.sendall(GREETING + ready(socket_type, metadata))
         self._read(len(GREETING))
         flags, body = self._frame()
         assert flags & COMMAND, (flags, body)
@@ -77,14 +83,16 @@ class Connection:
             more = bool(flags & MORE)
         return frames
 
-    def wait_until_closed(self) -> None:
-        """Read until the other side closes the connection, whatever it says before that."""
-        with gevent.Timeout(PATIENCE, AssertionError("the connection stays open")):
-            try:
-                while self.socket.recv(65536):
-                    pass
-            except ConnectionError:
-                pass
+    def wait_until_closed(self) -> bytes:
+        """Read until the other side closes the connection, and return what it says before that."""
+        said = b""
+        with (
+            gevent.Timeout(PATIENCE, AssertionError("the connection stays open")),
+            contextlib.suppress(ConnectionError),
+        ):
+            while data := self.socket.recv(65536):
+                said += data
+        return said
 
     def close(self) -> None:
         self.socket.close()

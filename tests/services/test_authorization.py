@@ -1,18 +1,26 @@
 """What who is known may do, and for how long: groups, networks, revoked keys, and what peers say of themselves."""
 
+import json
+import os
+import stat
 from contextlib import closing
 
+import gevent
 import pytest
+import zmq
+import zmq.green
+from gevent.event import Event
 
+from dploylib.errors import ConfigurationError, SecurityError
 from dploylib.security import KeyPair, authorize, revoke, write_key_pair
-from dploylib.servers import Server, bind, bind_in
+from dploylib.servers import Server, allow, bind, bind_in
+from dploylib.services import GreenletServerCoordinator, Service
 from dploylib.testing import FlakyProxy
-from tests.hard.zmtp import Connection
-from tests.services.bare import bare_context, with_key
+from dploylib.transport import Context
+from tests.hard.zmtp import Connection, message
+from tests.services.bare import PATIENCE, bare_context, with_key, with_password
 
 pytestmark = pytest.mark.usefixtures("leak_check")
-
-ANYWHERE = "tcp://127.0.0.1:*"
 
 
 class AllKinds(Server):
@@ -35,30 +43,57 @@ class AllKinds(Server):
         self.pulled.append(received.text)
 
 
+class Holding(AllKinds):
+    """Whoever sends "hold" is answered when the test says so."""
+
+    def setup(self):
+        super().setup()
+        self.held = 0
+        self.released = Event()
+
+    def rep(self, socket, received):
+        return self.hold(received)
+
+    def router(self, socket, received):
+        return self.hold(received)
+
+    def hold(self, received):
+        if received.text != "hold":
+            return received
+        self.held += 1
+        self.released.wait()
+        return "released"
+
+
 class Keys:
     """The key of a server, and those of its clients, by name."""
 
     def __init__(self, directory):
-        self._server = KeyPair.generate()
-        self._pairs = {}
-        write_key_pair(directory / "server", self._server)
+        self.server = KeyPair.generate()
+        self.pairs = {}
+        write_key_pair(directory / "server", self.server)
         self.path = f"{directory}/authorized/"
         self.security = {"secret_key": f"{directory}/server.key_secret", "authorized_keys": self.path}
 
     def authorize(self, *names, groups=()):
-        """New keys for these."""
+        """Let these in, who have the keys that they had before, if they had."""
         for name in names:
-            pair = self._pairs.setdefault(name, KeyPair.generate())
+            pair = self.pairs.setdefault(name, KeyPair.generate())
             authorize(self.path, name, pair.public, groups)
 
     def revoke(self, *names):
-        """Remove their keys."""
+        """Let these in no more."""
         for name in names:
             revoke(self.path, name)
 
+    def move(self, name, *groups):
+        """Put somebody into these groups, and no other."""
+        self.revoke(name)
+        self.authorize(name, groups=groups)
+
     def of(self, name):
         """The options of a client with the key of somebody."""
-        return with_key(self._pairs[name], self._server.public)
+        return with_key(self.pairs[name], self.server.public)
 
 
 @pytest.fixture
@@ -86,6 +121,11 @@ def new():
         yield new
 
 
+def came_from(endpoint, address):
+    """The endpoint, for who connects to it from that address of this machine."""
+    return endpoint.replace("tcp://", f"tcp://{address}:0;")
+
+
 # Revoked keys ------------------------------------------------------------------------------------------------------
 
 
@@ -108,3 +148,453 @@ def test_who_took_his_time_to_shake_hands_is_put_out_with_his_key(keys, start_se
             assert slow.receive() == "it is me"
             keys.revoke("mallory")
             slow.hear("DISCONNECTED")
+
+
+def test_revoked_keys_are_put_out_of_all_sockets_and_others_stay(keys, start_secured, new, wait_until):
+    """Those who never send as well. What the others wait for arrives."""
+    keys.authorize("mallory")
+    service = start_secured(Holding, keys.security)
+    endpoints = service.endpoints["it"]
+    kinds = {"req": "rep", "dealer": "router", "push": "pull", "sub": "news", "pull": "work"}
+
+    def connect(name):
+        clients = {}
+        for kind, socket in kinds.items():
+            subscription = {"subscribe": b""} if kind == "sub" else {}
+            clients[kind] = new(kind, endpoints[socket], **keys.of(name), **subscription)
+            assert clients[kind].shake_hands() == "HANDSHAKE_SUCCEEDED"
+        return clients
+
+    stay, go = connect("alice"), connect("mallory")
+    server = service.servers["it"]
+    for kind in ("req", "dealer"):
+        stay[kind].send("hold")
+    wait_until(lambda: server.held == 2)
+    keys.revoke("mallory")
+    for one in go.values():
+        one.hear("DISCONNECTED")
+    server.released.set()
+    assert [stay[kind].receive() for kind in ("req", "dealer")] == ["released", "released"]
+    stay["push"].send("still here")
+    server.sockets.news.send_text("news")
+    server.sockets.work.send_text("work")
+    assert [stay[kind].receive() for kind in ("sub", "pull")] == ["news", "work"]
+    wait_until(lambda: server.pulled == ["still here"])
+    assert not any({"DISCONNECTED", "CLOSED"} & set(one.heard()) for one in stay.values())
+
+
+def test_all_of_the_revoked_are_put_out_who_came_at_the_same_moment_from_one_address(keys, start_secured, new):
+    """Whose connection is whose is not told then: too many may be put out, and none too few."""
+    names = [f"client{number}" for number in range(50)]
+    keys.authorize(*names)
+    endpoint = start_secured(AllKinds, keys.security).endpoints["it"]["rep"]
+    clients = {name: new("req", endpoint, **keys.of(name)) for name in names}
+    for name, client in clients.items():
+        client.send(name)
+    for name, client in clients.items():
+        assert client.receive() == name
+    gone = names[::5]
+    keys.revoke(*gone)
+    for name in gone:
+        clients[name].hear("DISCONNECTED")
+    assert new("req", endpoint, **keys.of(names[1])).ask("hello") == "hello"
+
+
+@pytest.mark.parametrize("change", ["another password", "user removed", "file removed"])
+def test_who_loses_his_password_is_put_out(start_secured, new, tmp_path, change):
+    passwords = tmp_path / "passwords"
+    passwords.touch(0o600)
+    passwords.write_text("alice secret\nbob b\n")
+    endpoint = start_secured(AllKinds, {"passwords": str(passwords)}).endpoints["it"]["rep"]
+    bob = new("req", endpoint, **with_password("bob", "b"))
+    assert bob.ask("hello") == "hello"
+    alice = new("req", endpoint, **with_password("alice", "secret"))
+    assert alice.ask("hello") == "hello"
+    if change == "file removed":
+        passwords.unlink()
+    else:
+        passwords.write_text("alice other\nbob b\n" if change == "another password" else "bob b\n")
+    alice.hear("DISCONNECTED")
+    assert new("req", endpoint, **with_password("alice", "secret")).shake_hands() == "HANDSHAKE_FAILED_AUTH"
+    if change == "file removed":
+        bob.hear("DISCONNECTED")
+        return
+    assert bob.ask("hello") == "hello"
+    assert "DISCONNECTED" not in bob.heard()
+    if change == "another password":
+        assert new("req", endpoint, **with_password("alice", "other")).ask("hello") == "hello"
+
+
+def test_who_is_in_none_of_the_groups_of_the_socket_any_more_is_put_out(keys, start_secured, new):
+    keys.authorize("bob", groups=["deployers"])
+    service = start_secured(AllKinds, keys.security, rep={"security": {"groups": ["deployers"]}})
+    endpoint = service.endpoints["it"]["rep"]
+    assert new("req", endpoint, **keys.of("alice")).shake_hands() == "HANDSHAKE_FAILED_AUTH"
+    assert new("req", service.endpoints["it"]["router"], **keys.of("alice")).shake_hands() == "HANDSHAKE_SUCCEEDED"
+    bob = new("req", endpoint, **keys.of("bob"))
+    assert bob.ask("hello") == "hello"
+    keys.move("bob", "others")
+    bob.hear("DISCONNECTED")
+    assert new("req", endpoint, **keys.of("bob")).shake_hands() == "HANDSHAKE_FAILED_AUTH"
+    guard = service.servers["it"].sockets.rep.guard
+    assert {reason for reason, _ in guard.refusals} == {
+        "alice is in none of the groups deployers",
+        "bob is in none of the groups deployers",
+    }
+
+
+# Handlers for groups -----------------------------------------------------------------------------------------------
+
+
+class Allows(Server):
+    def setup(self):
+        self.handled = []
+
+    @bind_in("above", "rep")
+    @allow("deployers")
+    def above(self, socket, received):
+        return "above"
+
+    @allow("deployers", "admins")
+    @bind_in("below", "rep")
+    def below(self, socket, received):
+        return "below"
+
+    @bind_in("pull", "pull")
+    @allow("deployers")
+    def pull(self, socket, received):
+        self.handled.append(received.text)
+
+    @allow("deployers")
+    @bind_in("sub", "sub", options={"subscribe": ""})
+    def sub(self, socket, received):
+        self.handled.append(received.text)
+
+
+class Overrides(Allows):
+    """Nothing is said of the groups of these, but of the last."""
+
+    def above(self, socket, received):
+        return "overridden above"
+
+    def below(self, socket, received):
+        return "overridden below"
+
+    @allow("everyone")
+    def pull(self, socket, received):
+        self.handled.append(f"overridden {received.text}")
+
+
+class HandlerObject:
+    def __call__(self, server, socket, received):
+        return "object"
+
+
+class HasObject(Server):
+    above = allow("deployers")(bind_in("above", "rep")(HandlerObject()))
+    below = bind_in("below", "rep")(allow("deployers")(HandlerObject()))
+
+
+@pytest.mark.parametrize(
+    ("server_cls", "says"),
+    [
+        (Allows, ["above", "below"]),
+        (Overrides, ["overridden above", "overridden below"]),
+        (HasObject, ["object", "object"]),
+    ],
+)
+def test_a_handler_is_for_its_groups(keys, start_secured, new, server_cls, says):
+    keys.authorize("dora", groups=["deployers"])
+    keys.authorize("everyone", groups=["everyone"])
+    service = start_secured(server_cls, keys.security)
+    for name, answer in zip(["above", "below"], says, strict=True):
+        endpoint = service.endpoints["it"][name]
+        assert new("req", endpoint, **keys.of("dora")).ask("hello") == answer
+        for who in ("alice", "everyone"):
+            problem = json.loads(new("req", endpoint, **keys.of(who)).ask("hello"))
+            assert (problem["type"], problem["status"]) == ("urn:dploylib:forbidden", 403)
+            assert problem["detail"].endswith(f"and not for {who}")
+        counts = service.servers["it"].counts[name]
+        assert (counts.received, counts.refused, counts.replied) == (3, 2, 3)
+
+
+@pytest.mark.parametrize(("client_type", "name"), [("push", "pull"), ("pub", "sub")])
+def test_what_nobody_may_send_there_is_not_handled_and_told_to_the_log(
+    keys, start_secured, new, wait_until, caplog, client_type, name
+):
+    """A line, and a second later how many more there were: nobody can fill the disk."""
+    keys.authorize("dora", groups=["deployers"])
+    service = start_secured(Allows, keys.security)
+    server, endpoint = service.servers["it"], service.endpoints["it"][name]
+    counts = server.counts[name]
+    intruder, deployer = (new(client_type, endpoint, **keys.of(who)) for who in ("alice", "dora"))
+    wait_until(lambda: intruder.send("first") or counts.refused)  # a SUB has to subscribe first
+    before = counts.received
+    for _ in range(100):
+        intruder.send("no")
+    wait_until(lambda: counts.received >= before + 100)
+    wait_until(lambda: deployer.send("yes") or server.handled)
+    assert set(server.handled) == {"yes"}
+    assert counts.refused == counts.received - len(server.handled)
+    lines = [one.message for one in caplog.records if "is for deployers, and not for alice" in one.message]
+    assert 1 <= len(lines) <= 2 + len([one for one in caplog.records if "more refused" in one.message])
+
+
+def test_groups_count_as_they_are_when_a_message_comes(keys, start_secured, new):
+    service = start_secured(Allows, keys.security)
+    alice = new("req", service.endpoints["it"]["above"], **keys.of("alice"))
+    assert json.loads(alice.ask("hello"))["status"] == 403
+    keys.move("alice", "deployers")
+    with gevent.Timeout(PATIENCE):
+        while alice.ask("hello") != "above":
+            gevent.sleep(0.01)
+    keys.move("alice", "others")
+    with gevent.Timeout(PATIENCE):
+        while alice.ask("hello") == "above":
+            gevent.sleep(0.01)
+    assert "DISCONNECTED" not in alice.heard()
+
+
+@pytest.mark.parametrize("security", [{}, {"allow": ["127.0.0.1"]}], ids=["none", "by address"])
+def test_a_handler_for_groups_is_refused_where_nobody_is_known(any_service, config_for, security):
+    service = any_service(it=Allows)
+    with pytest.raises(ConfigurationError, match="nobody is known by name here"):
+        service.start(config_dict=config_for(service) | {"security": security})
+
+
+# What peers say of themselves --------------------------------------------------------------------------------------
+
+
+class Tells(Server):
+    @bind_in("request", "rep")
+    def request(self, socket, received):
+        return repr(None if received.peer is None else tuple(received.peer))
+
+
+FORGED = {"User-Id": "alice", "Peer-Address": "10.0.0.1", "name": "alice", "__fd": "0", "Identity": "me"}
+
+
+@pytest.mark.parametrize(
+    ("security", "known"),
+    [
+        ({}, None),
+        ({"allow": ["127.0.0.0/8"]}, ("", frozenset(), "", "127.0.0.1")),
+        ({"deny": ["10.0.0.1"]}, ("", frozenset(), "", "127.0.0.1")),
+        ({"max_connections_per_address": 3}, ("", frozenset(), "", "127.0.0.1")),
+    ],
+    ids=["nothing is asked", "allow", "deny", "limit"],
+)
+def test_what_a_peer_says_of_itself_in_its_handshake_changes_nothing(start_secured, security, known):
+    service = start_secured(Tells, security)
+    with closing(Connection(service.endpoints["it"]["request"])) as forger:
+        forger.shake_hands("REQ", FORGED)
+        assert forger.ask([b"", b"", b"text/plain", b"who am I?"])[-1].decode() == repr(known)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_versions_of_the_protocol_are_no_way_in(start_secured, version):
+    """They know no mechanisms, and nobody is asked about them: libzmq turns them away where somebody would be."""
+    endpoint = start_secured(Tells, {"deny": ["10.0.0.1"]}).endpoints["it"]["request"]
+    greeting = b"\x01\x00" if version == 1 else b"\xff" + bytes(8) + b"\x7f\x01\x03\x00\x00"
+    body = message([b"", b"", b"text/plain", b"who am I?"])
+    with closing(Connection(endpoint)) as old:
+        old.send(greeting + body)
+        assert b"127.0.0.1" not in old.wait_until_closed()
+    with closing(Connection(endpoint)) as forger:
+        assert "127.0.0.1" in forger.shake_hands("REQ").ask([b"", b"", b"text/plain", b"who am I?"])[-1].decode()
+
+
+# Addresses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("security", "let_in", "reason"),
+    [
+        ({"allow": ["127.0.0.1", "10.0.0.0/8"]}, {"127.0.0.1"}, "address not allowed"),
+        ({"allow": ["127.0.0.0/30"]}, {"127.0.0.1", "127.0.0.2"}, "address not allowed"),
+        ({"deny": ["127.0.0.2"]}, {"127.0.0.1", "127.0.0.9"}, "address denied"),
+        ({"allow": ["127.0.0.0/8"], "deny": ["127.0.0.2/31"]}, {"127.0.0.1", "127.0.0.9"}, "address denied"),
+    ],
+)
+@pytest.mark.parametrize("mechanism", ["open", "curve"])
+def test_networks_that_may_connect_and_those_that_may_not(
+    keys, start_secured, new, security, let_in, reason, mechanism
+):
+    options = keys.of("alice") if mechanism == "curve" else {}
+    secured = {**security, **(keys.security if mechanism == "curve" else {})}
+    service = start_secured(Tells, secured)
+    endpoint = service.endpoints["it"]["request"]
+    addresses = ("127.0.0.1", "127.0.0.2", "127.0.0.9")
+    for address in addresses:
+        client = new("req", came_from(endpoint, address), **options)
+        if address in let_in:
+            assert f"'{address}'" in client.ask("who am I?")
+        else:
+            client.send("who am I?")
+            assert client.shake_hands() == "HANDSHAKE_FAILED_AUTH"
+    refused = service.servers["it"].sockets.request.guard.refusals
+    assert refused == {(reason, address): 1 for address in addresses if address not in let_in}
+
+
+def test_one_address_has_so_many_connections_and_no_more(keys, start_secured, new, wait_until):
+    service = start_secured(Tells, {**keys.security, "max_connections_per_address": 3})
+    endpoint = service.endpoints["it"]["request"]
+    first = [new("req", endpoint, **keys.of("alice")) for _ in range(3)]
+    for client in first:
+        assert "alice" in client.ask("who am I?")
+    over = new("req", endpoint, **keys.of("alice"))
+    over.send("who am I?")
+    over.hear("DISCONNECTED", "HANDSHAKE_FAILED_NO_DETAIL", "HANDSHAKE_FAILED_PROTOCOL")
+    elsewhere = new("req", came_from(endpoint, "127.0.0.2"), **keys.of("alice"))
+    assert "127.0.0.2" in elsewhere.ask("who am I?")
+    refused = service.servers["it"].sockets.request.guard.refusals
+    assert refused["too many connections from this address", "127.0.0.1"] == 1
+    first.pop().close()
+    with gevent.Timeout(PATIENCE):  # libzmq gets to know of it a moment later
+        while True:
+            again = new("req", endpoint, **keys.of("alice"))
+            if again.shake_hands() == "HANDSHAKE_SUCCEEDED" and "DISCONNECTED" not in again.heard():
+                break
+            again.close()
+    for client in first:
+        assert "alice" in client.ask("who am I?")
+
+
+# ipc ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+@pytest.mark.parametrize(("setting", "mode"), [(None, 0o600), ("0660", 0o660), ("0666", 0o666)])
+def test_an_ipc_file_is_for_its_owner_or_whom_the_settings_say(
+    start_secured, new, ipc_dir, monkeypatch, umask, setting, mode
+):
+    """From the beginning: the mask says so while it is made, whatever that of the process is."""
+    masks = []
+    real = os.umask
+    monkeypatch.setattr(os, "umask", lambda mask: masks.append(mask) or real(mask))
+    path = ipc_dir / "request"
+    before = real(umask)
+    try:
+        service = start_secured(
+            Tells, {} if setting is None else {"ipc_permissions": setting}, request={"uri": f"ipc://{path}"}
+        )
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert masks == [0o777 & ~mode, umask]
+        assert real(umask) == umask
+        assert new("req", f"ipc://{path}").ask("who am I?") == "None"
+        service.stop()
+    finally:
+        real(before)
+
+
+def test_who_comes_by_ipc_is_known_by_his_user_and_process(start_secured, new, ipc_dir):
+    service = start_secured(Tells, {"max_connections_per_address": 5}, request={"uri": f"ipc://{ipc_dir}/request"})
+    address = f"localhost:{os.getuid()}:{os.getgid()}:{os.getpid()}"
+    client = new("req", f"ipc://{ipc_dir}/request")
+    assert client.ask("who am I?") == repr(("", frozenset(), "", address))
+    service.stop()
+
+
+def test_revoked_keys_are_put_out_of_ipc_too(keys, start_secured, new, ipc_dir):
+    keys.authorize("mallory")
+    service = start_secured(AllKinds, keys.security, rep={"uri": f"ipc://{ipc_dir}/rep"})
+    alice, mallory = (new("req", f"ipc://{ipc_dir}/rep", **keys.of(name)) for name in ("alice", "mallory"))
+    assert mallory.ask("hello") == "hello"
+    assert alice.ask("hello") == "hello"
+    keys.revoke("mallory")
+    mallory.hear("DISCONNECTED")
+    service.stop()
+
+
+# Services and contexts ---------------------------------------------------------------------------------------------
+
+
+def test_services_in_one_process_have_guards_of_their_own(keys, start_secured, new, tmp_path):
+    (tmp_path / "other").mkdir()
+    others = Keys(tmp_path / "other")
+    others.authorize("bob")
+    services = [start_secured(Tells, security) for security in (keys.security, others.security, keys.security)]
+    for service, own, foreign in zip(services, [keys, others, keys], [others, keys, others], strict=True):
+        endpoint = service.endpoints["it"]["request"]
+        name, stranger = ("alice", "bob") if own is keys else ("bob", "alice")
+        assert f"'{name}'" in new("req", endpoint, **own.of(name)).ask("who am I?")
+        refused = new("req", endpoint, **with_key(foreign.pairs[stranger], own.server.public))
+        assert refused.shake_hands() == "HANDSHAKE_FAILED_AUTH"
+
+
+def test_services_share_a_context_and_one_ends_before_the_other(keys, config_for, new):
+    with Context.new() as context:
+        services = []
+        for _ in range(2):
+            services.append(Service(coordinator=GreenletServerCoordinator(context=context)))
+            services[-1].add_server("it", Tells)
+            services[-1].start(config_dict=config_for(services[-1]) | {"security": keys.security})
+        first, second = services
+        for _ in range(2):
+            for service in services:
+                assert "alice" in new("req", service.endpoints["it"]["request"], **keys.of("alice")).ask("who am I?")
+            first.stop()
+            assert "alice" in new("req", second.endpoints["it"]["request"], **keys.of("alice")).ask("who am I?")
+            first.start(config_dict=config_for(first) | {"security": keys.security})
+        first.stop()
+        second.stop()
+
+
+def test_a_context_that_is_not_ours_goes_on_when_it_was_closed(keys, config_for, new):
+    zmq_context = zmq.green.Context()
+    context = Context(zmq_context)
+    for _ in range(10):
+        with context:
+            service = Service(coordinator=GreenletServerCoordinator(context=context))
+            service.add_server("it", Tells)
+            with service.start(config_dict=config_for(service) | {"security": keys.security}):
+                assert "alice" in new("req", service.endpoints["it"]["request"], **keys.of("alice")).ask("who am I?")
+    zmq_context.term()
+
+
+def test_where_somebody_else_decides_who_may_connect_a_service_does_not_start(keys, any_service, config_for):
+    zmq_context = zmq.green.Context()
+    handler = zmq_context.socket(zmq.REP)
+    handler.bind("inproc://zeromq.zap.01")
+    context = Context(zmq_context)
+    service = any_service(GreenletServerCoordinator(context=context), it=Tells)
+    with pytest.raises(SecurityError, match=r"'it', socket 'request': somebody else decides in this context who may"):
+        service.start(config_dict=config_for(service) | {"security": keys.security})
+    context.close()
+    handler.close()
+    zmq_context.term()
+
+
+class Dies(Tells):
+    def setup(self):
+        self.spawn(self.die_when_told)
+        self.told = Event()
+
+    def die_when_told(self):
+        self.told.wait()
+        raise ValueError("it was told to")
+
+
+def test_a_server_that_was_started_again_is_guarded_again(keys, any_service, config_for, new, wait_until):
+    keys.authorize("mallory")
+    service = any_service(it=Dies)
+    config = config_for(service) | {"security": keys.security}
+    config["supervision"] = {"it": {"restart": "on-failure", "backoff": 0.01}}
+    service.start(config_dict=config)
+    before = service.servers["it"]
+    mallory = new("req", service.endpoints["it"]["request"], **keys.of("mallory"))
+    assert "mallory" in mallory.ask("who am I?")
+    before.told.set()
+    mallory.hear("DISCONNECTED")
+    wait_until(
+        lambda: service.servers.get("it") not in (None, before) and service.endpoints.get("it", {}).get("request")
+    )
+    endpoint = service.endpoints["it"]["request"]
+    mallory = new("req", endpoint, **keys.of("mallory"))
+    assert "mallory" in mallory.ask("who am I?")
+    assert new("req", endpoint).shake_hands() in ("HANDSHAKE_FAILED_PROTOCOL", "HANDSHAKE_FAILED_NO_DETAIL")
+    keys.revoke("mallory")
+    mallory.hear("DISCONNECTED")
+    guard = service.servers["it"].sockets.request.guard
+    assert new("req", endpoint, **keys.of("mallory")).shake_hands() == "HANDSHAKE_FAILED_AUTH"
+    assert guard.refusals["key not authorized", "127.0.0.1"] == 1
