@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -33,6 +32,7 @@ from ..security import Peer
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.authenticator import Guard
 from ..transport.codecs import encode
+from ..transport.complaints import Complaints
 from ..transport.envelope import adopt
 from ..transport.problems import handler_failed, is_problem, problem_of
 from ..transport.reading import LARGE
@@ -56,7 +56,6 @@ log = logging.getLogger(__name__)
 _TEXT = TEXT_MIMETYPE.encode()
 _FAREWELL_PATIENCE = 1.0  # seconds for which the last word to a caller may wait for room in its queue
 _PEER_PATIENCE = 5.0  # seconds for which the reply of a DEALER or PAIR, whose peer may be gone, may wait for one
-_COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about what the peers of one socket do wrong
 
 
 class Counts:
@@ -176,7 +175,7 @@ class Dispatcher:
         self._observed = self._hooks.observe_messages
         if self._observed:
             self._handler = self._announce
-        self._untold: Counter[str] = Counter()  # what went wrong since the log last had a line about it
+        self._complain = Complaints(log, server.spawn).tell
         # What a message goes through; nobody pays for what was not asked for.
         self._pass: Callable[[Any, ReceivedData], Any] = self._observe if self._observed else self._serve
         if rejects:
@@ -485,27 +484,6 @@ class Dispatcher:
         except TransportError as error:
             self.counts.undelivered += 1
             self._complain("undelivered", f"an error reply of {self.name} was not delivered: {error}")
-
-    def _complain(self, kind: str, text: str) -> None:
-        """Log what peers do wrong: a line of each kind at once, and after a second how many more there were.
-
-        They must not be able to fill the disk.
-        """
-        if kind in self._untold:
-            self._untold[kind] += 1
-        else:
-            self._untold[kind] = 0
-            log.warning(text)
-            self._server.spawn(self._tell_how_many, kind)
-
-    def _tell_how_many(self, kind: str) -> None:
-        try:
-            gevent.sleep(_COMPLAINT_INTERVAL)
-        finally:  # when the server stops, too
-            untold = self._untold.pop(kind)
-            if untold:
-                messages = "message" if untold == 1 else "messages"
-                log.warning("%s: %d more %s %s since the last line about one", self.name, untold, kind, messages)
 
 
 class PeerDispatcher(Dispatcher):

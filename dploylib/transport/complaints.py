@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import gevent
 from gevent.pool import Group
@@ -17,35 +19,43 @@ _MOST_KINDS = 100  # that are told apart at once
 
 
 class Complaints:
-    """Logs a line of each kind at once, and after a second how many more there were. Never waits.
+    """Logs a line of each kind at once, and after a second how many more there were.
 
-    May be called by the hub: a handler of the log may wait, so that a greenlet calls it.
+    `spawn` starts a greenlet that calls a function; without it, they are this object's own, until `close`.
     """
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, spawn: Callable[..., Any] | None = None) -> None:
         self._log = log
         self._untold: Counter[str] = Counter()
         self._greenlets = Group()
+        self._spawn = spawn or self._spawn_here
 
     def tell(self, kind: str, text: str) -> None:
-        """Log a warning, now or together with others of its kind."""
+        """Log a warning, now or together with others of its kind. The log may wait, unless the hub calls this."""
         if kind not in self._untold and len(self._untold) >= _MOST_KINDS:
             kind = ""
         if kind in self._untold:
             self._untold[kind] += 1
-        else:
-            self._untold[kind] = 0
-            self._greenlets.add(spawn_named("log what peers do wrong", self._complain, kind, text))
+            return
+        self._untold[kind] = 0
+        in_hub = gevent.getcurrent() is gevent.get_hub()
+        if not in_hub:
+            self._log.warning("%s", text)
+        self._spawn(self._go_on, kind, text, in_hub)
 
     def close(self) -> None:
         """Log what was not told yet. Does not wait for that."""
         self._greenlets.kill(block=False)
 
-    def _complain(self, kind: str, text: str) -> None:
+    def _go_on(self, kind: str, text: str, first: bool) -> None:
         try:
-            self._log.warning("%s", text)
+            if first:
+                self._log.warning("%s", text)
             gevent.sleep(_INTERVAL)
-        finally:  # when it is closed, too
+        finally:  # when it is ended, too
             untold = self._untold.pop(kind)
             if untold:
-                self._log.warning("%s (and %d times more since)", text, untold)
+                self._log.warning("%s (and %d more of that kind since)", text, untold)
+
+    def _spawn_here(self, function: Callable[..., None], *args: Any) -> None:
+        self._greenlets.add(spawn_named("log what peers do wrong", function, *args))
