@@ -192,4 +192,7 @@ class WatchedEndpoint:
             self._socket.look()  # the one before may have taken away what others wait for
         while monitor.pending():
             self._link.hear(monitor.receive(0))
+        if self._link.ready:  # libzmq does not tell of what we have ended ourselves
+            self._link.state = "lost"
+            self._changed()
         self.handshakes.connect(self._socket)

@@ -516,6 +516,24 @@ def test_the_server_key_that_was_right_is_the_first_to_be_tried_again(secured, c
         assert server.handshakes() == ["HANDSHAKE_SUCCEEDED"]
 
 
+def test_two_connections_to_one_endpoint_become_one(secured, curve, wait_until):
+    """As when something was left in libzmq of a connection with another key."""
+    server = secured("pull", **settings_of("CURVE"))
+    with PushClient(server.endpoint, security=curve("client", "other", "server")) as client:
+        push(client, server)
+        endpoint = connection_of(client)
+        wait_until(lambda: endpoint.ready)
+        before = endpoint.connections
+        client._peers[0].socket.zmq_socket.connect(server.endpoint)
+        wait_until(lambda: endpoint.connections > before and endpoint.ready)
+        before = endpoint.connections
+        for number in range(100):
+            client.push(str(number), timeout=TIMEOUT)
+            wait_until(lambda: server.pulled[-1] == str(number).encode())  # noqa: B023 - it is called now
+        assert server.pulled[1:] == [str(number).encode() for number in range(100)]
+        assert endpoint.connections == before
+
+
 def test_what_was_not_received_yet_is_kept_when_the_publisher_changes_its_key(secured, curve, wait_until):
     """libzmq drops it, and puts together what it had begun to read and what comes next."""
     server = secured("pub", pair=OTHER_SERVER, authorized={CLIENT.public})
