@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
 import zmq
+from zmq.backend import Socket as _CSocket
 
 from .socket import Socket
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "SocketEvent", "SocketMonitor", "monitor_endpoint"]
 
+_receive: Callable[..., Any] = _CSocket.recv  # below zmq.green and pyzmq's Python layer
+_DONTWAIT = int(zmq.DONTWAIT)
 _FORMAT = struct.Struct("=HI")  # of the first frame: event and value; the second one is the endpoint
 _WATCHED = (
     zmq.EVENT_CONNECTED
@@ -88,6 +91,25 @@ class SocketMonitor:
     def pending(self) -> bool:
         """Whether there is an event that nobody has received yet."""
         return not self._socket.closed and self._socket.has_input()
+
+    def drain(self) -> list[tuple[int, int]]:
+        """Receive all events that are there, as libzmq's numbers and values. Raises `SocketClosed`, `TransientError`.
+
+        For who has very many to read: 2 us each, where `receive` takes 20.
+        """
+        events: list[tuple[int, int]] = []
+        zmq_socket = self._socket._zmq_socket
+        try:
+            while True:
+                event = _receive(zmq_socket, _DONTWAIT)
+                _receive(zmq_socket, _DONTWAIT)  # the endpoint, which comes with it
+                events.append(_FORMAT.unpack(event))
+        except zmq.Again:
+            return events
+        except zmq.ZMQError as error:
+            if events:
+                return events
+            raise self._socket._translated(error, "receive") from error
 
     def close(self) -> None:
         """Hear nothing more."""
