@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,8 @@ from .keys import (
 __all__ = ["AuthorizedKeys", "Passwords", "Roster", "authorize", "identities", "revoke"]
 
 _State: TypeAlias = tuple[object, ...]
+
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Roster:
@@ -54,11 +57,15 @@ class Roster:
 
         Returns what was there before, by id, if something has changed; else None. What is being written is left alone
         until the next call. `complain` is told what is wrong: who cannot be read is not let in any more. A file that is
-        gone lets nobody in; one that cannot be read for another reason changes nothing.
+        gone lets nobody in; one that cannot be read for another reason changes nothing. When no file can be opened at
+        all, it is tried again.
         """
         try:
             state = _state_of(self.path)
         except SecurityError as error:
+            if _passes(error):
+                complain(str(error))
+                return None
             state = (str(error),)
         if state == self._state or state != self._seen:
             self._seen = state
@@ -68,6 +75,10 @@ class Roster:
         try:
             self._by_id, problems = self._read()
         except SecurityError as error:
+            if _passes(error):
+                complain(str(error))
+                self._state = ()
+                return None
             problems = [str(error)]
             if not os.path.exists(self.path):
                 self._by_id = {}
@@ -126,6 +137,8 @@ def identities(path: str) -> Iterator[tuple[str, Identity | str]]:
             try:
                 yield file, read_certificate(file)
             except SecurityError as error:
+                if _passes(error):
+                    raise
                 yield file, str(error).removeprefix(f"{file}: ")
         return
     yield from _lines(path, _text(path), "KEY", is_key)
@@ -174,6 +187,11 @@ def revoke(path: str, who: str) -> list[Identity]:
         lines = _text(path).splitlines(keepends=True)
         _replace(path, "".join(line for number, line in enumerate(lines, 1) if number not in numbers))
     return [identity for _, identity in gone]
+
+
+def _passes(error: SecurityError) -> bool:
+    """Whether it says nothing about the file, and may be over in a moment."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _PASSING
 
 
 def _handles(identity: Identity) -> tuple[str, ...]:
