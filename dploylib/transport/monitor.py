@@ -11,6 +11,7 @@ from uuid import uuid4
 import zmq
 from zmq.backend import Socket as _CSocket
 
+from ..errors import SocketStateError
 from .socket import Socket
 
 if TYPE_CHECKING:
@@ -59,10 +60,15 @@ class SocketMonitor:
     Connect and bind the socket after making it, or events are missed. There are none for inproc endpoints. It is to be
     closed before the socket is; or the socket first, by who wants to hear when libzmq is done with that: the last event
     is "monitor_stopped" then, when everything was sent, or the linger has passed.
+
+    A socket has one monitor. One that looks at who connects needs that itself: raises `SocketStateError` for it, and a
+    monitor that was there before hears "monitor_stopped" when it is bound.
     """
 
     def __init__(self, socket: Socket) -> None:
-        self._watched: Any = socket._zmq_socket
+        if socket.guard is not None:
+            raise SocketStateError(f"cannot monitor {socket!r}: its monitor is needed for looking at who connects")
+        self._watched: Socket | None = socket
         self._socket = _connected(monitor_endpoint(socket, _WATCHED), socket.context)
 
     @classmethod
@@ -113,9 +119,10 @@ class SocketMonitor:
 
     def close(self) -> None:
         """Hear nothing more."""
-        if self._watched is not None and not self._watched.closed:
+        watched = self._watched
+        if watched is not None and not watched.closed and watched.guard is None:  # else it is the monitor of that
             with contextlib.suppress(zmq.ZMQError):  # the context was terminated
-                self._watched.disable_monitor()
+                watched._zmq_socket.disable_monitor()
         self._socket.close(linger=0)
 
 

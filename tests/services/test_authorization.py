@@ -13,13 +13,14 @@ import zmq
 import zmq.green
 from gevent.event import Event
 
-from dploylib.errors import ConfigurationError, SecurityError
-from dploylib.security import KeyPair, authorize, revoke, write_key_pair
+from dploylib.errors import ConfigurationError, SecurityError, SocketStateError
+from dploylib.security import KeyPair, Security, authorize, revoke, write_key_pair
 from dploylib.security.authorized import AuthorizedKeys
 from dploylib.servers import Server, allow, bind, bind_in
 from dploylib.services import GreenletServerCoordinator, Service
 from dploylib.testing import FlakyProxy
 from dploylib.transport import Context
+from dploylib.transport.monitor import SocketMonitor
 from tests.hard.zmtp import Connection, message
 from tests.services.bare import PATIENCE, bare_context, with_key, with_password
 
@@ -601,6 +602,25 @@ def test_a_server_that_was_started_again_is_guarded_again(keys, any_service, con
     guard = service.servers["it"].sockets.request.guard
     assert new("req", endpoint, **keys.of("mallory")).shake_hands() == "HANDSHAKE_FAILED_AUTH"
     assert guard.refusals["key not authorized", "127.0.0.1"] == 1
+
+
+# Monitors ------------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_takes_its_monitor_away_from_a_socket_that_looks_at_who_connects(keys, new):
+    keys.authorize("mallory")
+    with Context.new(Security(**keys.security)) as context:
+        socket = context.socket("router")
+        before = SocketMonitor(socket)
+        socket.bind("tcp://127.0.0.1:*")
+        assert before.receive(PATIENCE).kind == "monitor_stopped"
+        before.close()
+        with pytest.raises(SocketStateError, match="its monitor is needed for looking at who connects"):
+            SocketMonitor(socket)
+        mallory = new("dealer", socket.endpoint, **keys.of("mallory"))
+        assert mallory.shake_hands() == "HANDSHAKE_SUCCEEDED"
+        keys.revoke("mallory")
+        mallory.hear("DISCONNECTED")
 
 
 # Without descriptors ------------------------------------------------------------------------------------------------
