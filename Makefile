@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 .DEFAULT_GOAL := help
 # The checks of `test` run in their order, the cheap ones first, under -j too.
 .NOTPARALLEL:
-.PHONY: help demo test lint types docs units unit unit-patched soak bench venv clean
+.PHONY: help demo test lint types docs units unit unit-patched soak siege bench venv clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -38,6 +38,9 @@ unit-patched: venv ## the same tests after gevent.monkey.patch_all()
 
 soak: venv ## ten minutes of mixed load, most of it hostile, against one service; ARGS="--minutes 60 --seed 1"
 	@$(RUN) -m tests.hard.soak $(ARGS)
+
+siege: venv ## how long authorized clients wait while 10,000 strangers are at the door; ARGS="--seconds 60"
+	@$(RUN) -m tests.hard.siege $(ARGS)
 
 bench: venv ## measure dploylib beside hand-written loops and other libraries; ARGS=--quick takes two minutes
 	@$(RUN) -m pip --disable-pip-version-check install --quiet -r benchmarks/requirements.txt

@@ -21,7 +21,7 @@ import os
 import socket as sockets
 import struct
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,7 +34,7 @@ from ..errors import SecurityError, SocketClosed, TransientError, TransportError
 from ..security import Gate, Identity, Peer
 from ..security.authorized import Rosters
 from .complaints import Complaints
-from .monitor import SocketEvent, SocketMonitor, monitor_endpoint
+from .monitor import SocketMonitor, monitor_endpoint
 from .receive_loop import RETRY_PAUSE
 from .spawning import spawn_named
 
@@ -52,6 +52,8 @@ _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _VERSION = b"1.0"
 _POLL_INTERVAL = 0.25  # seconds between two looks at the lists; a change counts when two looks have seen the same
 _STILL_THERE = 60.0  # seconds
+_TURN = 0.001  # seconds for which events are looked at before others may run
+_PAUSE = 0.0002  # seconds for which these may
 _MOST_REFUSALS = 1000  # kinds of them that are counted apart
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred (unix(7))
 _EVENTS = (
@@ -269,6 +271,9 @@ class Guard:
         self._settles_after = 2 * handshake_seconds
         self._failure = ""  # of the handshake, of a connection that is about to be told of
         self._complaints = complaints
+        self._untold: deque[tuple[int, int]] = deque()  # events that nobody has taken note of
+        self._noted = 0
+        self._is_behind = False
 
     def watch(self, monitor: SocketMonitor) -> None:
         """Hear from this monitor of the connections."""
@@ -276,12 +281,12 @@ class Guard:
         monitor.call_back(self._hear)
 
     def admit(self, address: str, mechanism: str, credentials: list[bytes]) -> str | None:
-        """The id of somebody who wants to connect, or None when he may not."""
+        """The id of somebody who wants to connect, or None when he may not. Lets others run meanwhile."""
+        self.catch_up()  # the connection itself was told of before
         verdict = self.gate.admit(address, mechanism, credentials)
         if verdict.id is None:
             self._refused(verdict.reason, address, verdict.who)
             return None
-        self._hear_all()  # the connection itself was told of before
         if (place := self._places.get(address)) is not None:  # else it is gone already
             place.admit(verdict.id, time.monotonic() - self._settles_after)
         return verdict.id
@@ -303,50 +308,80 @@ class Guard:
             "%s: %d who might connect may not any more, and %d connections were closed", self.name, len(revoked), closed
         )
 
-    # What becomes of the connections: called by the hub ----------------------------------------------------------
+    # What becomes of the connections ------------------------------------------------------------------------------
+    #
+    # Ten thousand of them may come and go at once, and requests are not to wait for that.
+
+    def catch_up(self) -> None:
+        """Take note of all that was told until now, and let others run now and then."""
+        self._read()
+        due = self._noted + len(self._untold)
+        while self._noted < due:
+            self._note_some()
+            if self._noted < due:
+                gevent.sleep(_PAUSE)
 
     def _hear(self) -> None:
-        with contextlib.suppress(SocketClosed):
-            self._hear_all()
+        """Take note of what was told. Called by the hub: if that is much, a greenlet goes on with it."""
+        self._read()
+        self._note_some()
+        if self._untold and not self._is_behind:
+            self._is_behind = True
+            spawn_named(f"{self.name}: look who connects", self._go_on)
 
-    def _hear_all(self) -> None:
-        monitor = self._monitor
-        while monitor is not None and monitor.pending():
-            try:
-                event = monitor.receive(0)
-            except TransientError:
-                return
-            if event.kind == "monitor_stopped":
-                monitor.close()
-                self._monitor = None
-                self.over.set()
-                return
-            self._take(event)
+    def _go_on(self) -> None:
+        try:
+            while self._untold:
+                gevent.sleep(_PAUSE)
+                self._note_some()
+        finally:
+            self._is_behind = False
 
-    def _take(self, event: SocketEvent) -> None:
-        if event.kind == "accepted":
-            self._accepted(event.value)
-        elif event.kind.startswith("handshake_failed"):
+    def _read(self) -> None:
+        if self._monitor is not None:
+            with contextlib.suppress(SocketClosed, TransientError):
+                self._untold.extend(self._monitor.drain())
+
+    def _note_some(self) -> None:
+        until = time.monotonic() + _TURN
+        untold = self._untold
+        while untold:
+            self._noted += 1
+            self._note(*untold.popleft())
+            if time.monotonic() > until:
+                return
+
+    def _note(self, event: int, value: int) -> None:
+        if event == zmq.EVENT_ACCEPTED:
+            self._accepted(value)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             # Of the same thread of libzmq, right before it tells which connection that was.
-            protocol = event.kind == "handshake_failed_protocol"
-            self._failure = _FAILURES.get(event.value, _NO_ZEROMQ) if protocol else _WENT_AWAY
+            self._failure = _FAILURES.get(value, _NO_ZEROMQ)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._failure = _WENT_AWAY
+        elif event == zmq.EVENT_MONITOR_STOPPED:
+            self._end()
         else:
-            self._gone(event.value)
+            self._gone(value)
+
+    def _end(self) -> None:
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
+        self.over.set()
 
     def _accepted(self, descriptor: int) -> None:
         self._gone(descriptor)  # of which nobody has told, if there was one
         with _duplicate(descriptor) as connection:
-            if connection is None:  # it is gone already, and what was wrong with it is told next
-                found = _Connection("", None)
-            else:
-                found = _Connection(_address_of(connection), _signature_of(connection))
-        self._connections[descriptor] = found
-        address = found.address
-        place = self._places.setdefault(address, _Place())
-        place.connections.add(found)
-        if address and len(place.connections) > self.gate.max_connections:
-            self._refused("too many connections from this address", address)
-            _cut(descriptor, found)
+            # It may be gone already, and what was wrong with it is told next.
+            found = _Connection(*(("", None) if connection is None else _where_from(connection)))
+            self._connections[descriptor] = found
+            address = found.address
+            place = self._places.setdefault(address, _Place())
+            place.connections.add(found)
+            if connection is not None and len(place.connections) > self.gate.max_connections:
+                self._refused("too many connections from this address", address)
+                _shut_down(connection)
 
     def _gone(self, descriptor: int) -> None:
         failure, self._failure = self._failure, ""
@@ -392,7 +427,7 @@ def _duplicate(descriptor: int) -> Iterator[sockets.socket | None]:
     connection = None
     try:
         with contextlib.suppress(OSError):  # it is no socket: the number is another file's by now
-            connection = _Original(fileno=number)
+            connection = _Original(sockets.AF_INET, sockets.SOCK_STREAM, 0, number)  # or another: looking would cost
         yield connection
     finally:
         if connection is not None:
@@ -404,23 +439,16 @@ def _duplicate(descriptor: int) -> Iterator[sockets.socket | None]:
 _Original: Any = gevent.monkey.get_original("socket", "socket")  # one of gevent would make the descriptor non-blocking
 
 
-def _address_of(connection: sockets.socket) -> str:
-    """Where a connection is from, as ZAP has it."""
-    if connection.family == sockets.AF_UNIX:
-        pid, uid, gid = _credentials_of(connection)
-        return f"localhost:{uid}:{gid}:{pid}"
-    with contextlib.suppress(OSError):
-        return str(connection.getpeername()[0])
-    return ""
-
-
-def _signature_of(connection: sockets.socket) -> object:
-    """What tells a connection from others."""
-    with contextlib.suppress(OSError):
-        if connection.family == sockets.AF_UNIX:
-            return connection.getsockname(), _credentials_of(connection)
-        return connection.getsockname(), connection.getpeername()
-    return None
+def _where_from(connection: sockets.socket) -> tuple[str, object]:
+    """Where a connection is from, as ZAP has it, and what tells it from others."""
+    try:
+        peer = connection.getpeername()
+    except OSError:  # it is over
+        return "", None
+    if isinstance(peer, tuple):
+        return str(peer[0]), peer
+    pid, uid, gid = _credentials_of(connection)
+    return f"localhost:{uid}:{gid}:{pid}", (pid, uid, gid)
 
 
 def _credentials_of(connection: sockets.socket) -> tuple[int, int, int]:
@@ -434,8 +462,12 @@ def _credentials_of(connection: sockets.socket) -> tuple[int, int, int]:
 def _cut(descriptor: int, known: _Connection) -> bool:
     """Shut a connection down, if the descriptor still is that connection; then libzmq closes it."""
     with _duplicate(descriptor) as connection:
-        if connection is None or _signature_of(connection) != known.signature:
+        if connection is None or _where_from(connection)[1] != known.signature:
             return False
-        with contextlib.suppress(OSError):  # the peer was quicker
-            connection.shutdown(sockets.SHUT_RDWR)
+        _shut_down(connection)
         return True
+
+
+def _shut_down(connection: sockets.socket) -> None:
+    with contextlib.suppress(OSError):  # the peer was quicker
+        connection.shutdown(sockets.SHUT_RDWR)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import uuid4
 
 import zmq
+from zmq.backend import Socket as _CSocket
 
+from ..errors import SocketStateError
 from .socket import Socket
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "SocketEvent", "SocketMonitor", "monitor_endpoint"]
 
+_receive: Callable[..., Any] = _CSocket.recv  # below zmq.green and pyzmq's Python layer
+_DONTWAIT = int(zmq.DONTWAIT)
 _FORMAT = struct.Struct("=HI")  # of the first frame: event and value; the second one is the endpoint
 _WATCHED = (
     zmq.EVENT_CONNECTED
@@ -56,10 +60,15 @@ class SocketMonitor:
     Connect and bind the socket after making it, or events are missed. There are none for inproc endpoints. It is to be
     closed before the socket is; or the socket first, by who wants to hear when libzmq is done with that: the last event
     is "monitor_stopped" then, when everything was sent, or the linger has passed.
+
+    A socket has one monitor. One that looks at who connects needs that itself: raises `SocketStateError` for it, and a
+    monitor that was there before hears "monitor_stopped" when it is bound.
     """
 
     def __init__(self, socket: Socket) -> None:
-        self._watched: Any = socket._zmq_socket
+        if socket.guard is not None:
+            raise SocketStateError(f"cannot monitor {socket!r}: its monitor is needed for looking at who connects")
+        self._watched: Socket | None = socket
         self._socket = _connected(monitor_endpoint(socket, _WATCHED), socket.context)
 
     @classmethod
@@ -89,11 +98,31 @@ class SocketMonitor:
         """Whether there is an event that nobody has received yet."""
         return not self._socket.closed and self._socket.has_input()
 
+    def drain(self) -> list[tuple[int, int]]:
+        """Receive all events that are there, as libzmq's numbers and values. Raises `SocketClosed`, `TransientError`.
+
+        For who has very many to read: 2 us each, where `receive` takes 20.
+        """
+        events: list[tuple[int, int]] = []
+        zmq_socket = self._socket._zmq_socket
+        try:
+            while True:
+                event = _receive(zmq_socket, _DONTWAIT)
+                _receive(zmq_socket, _DONTWAIT)  # the endpoint, which comes with it
+                events.append(_FORMAT.unpack(event))
+        except zmq.Again:
+            return events
+        except zmq.ZMQError as error:
+            if events:
+                return events
+            raise self._socket._translated(error, "receive") from error
+
     def close(self) -> None:
         """Hear nothing more."""
-        if self._watched is not None and not self._watched.closed:
+        watched = self._watched
+        if watched is not None and not watched.closed and watched.guard is None:  # else it is the monitor of that
             with contextlib.suppress(zmq.ZMQError):  # the context was terminated
-                self._watched.disable_monitor()
+                watched._zmq_socket.disable_monitor()
         self._socket.close(linger=0)
 
 

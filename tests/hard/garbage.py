@@ -12,6 +12,7 @@ from tests.hard.zmtp import COMMAND, GREETING, LONG, MORE, command, frame, messa
 SOCKET_TYPES = ("REQ", "REP", "DEALER", "ROUTER", "PUB", "SUB", "XPUB", "XSUB", "PUSH", "PULL", "PAIR", "nonsense", "")
 SIZES = (0, 1, 2, 8, 9, 254, 255, 256, 8191, 8192, 8193, 65535, 65536, 100_000)
 GIANT = (2**16, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 10, 2**64 - 1)
+CURVE_GREETING = GREETING[:12] + b"CURVE".ljust(20, b"\0") + GREETING[32:]
 GOOD = message([b"", b"", b"text/plain", b"good"])
 
 # Of a PUB, whoever can connect can make libzmq slow: it walks all octets of all topics whenever a subscriber leaves
@@ -74,6 +75,32 @@ def broken_ready(random: Random) -> bytes:
     )
     broken = random.choice([command(b"READY", metadata), frame(b"\x05READY" + metadata), ready("nonsense"), GOOD])
     return GREETING + broken + GOOD
+
+
+# In place of a handshake of CURVE ----------------------------------------------------------------------------------
+
+
+def cut_greeting(random: Random) -> bytes:
+    """The beginning of a greeting, of which the rest never comes."""
+    return CURVE_GREETING[: random.randrange(len(CURVE_GREETING))]
+
+
+def false_hello(random: Random) -> bytes:
+    """A HELLO of the right form, whose box nobody can open; and what would come next."""
+    hello = b"\x01\x00" + bytes(72) + random.randbytes(32) + random.randbytes(8) + random.randbytes(80)
+    return CURVE_GREETING + command(b"HELLO", hello) + command(b"INITIATE", random.randbytes(random.choice(SIZES)))
+
+
+def any_curve_command(random: Random) -> bytes:
+    """Commands of CURVE in any order and of any size, which nothing has led to."""
+    names = [b"HELLO", b"WELCOME", b"INITIATE", b"READY", b"MESSAGE", b"ERROR", b""]
+    commands = [command(random.choice(names), some_bytes(random)) for _ in range(random.randint(1, 5))]
+    return CURVE_GREETING + b"".join(commands)
+
+
+def giant_command(random: Random) -> bytes:
+    """A command that says it has up to 2**64 - 1 octets, of which some come."""
+    return CURVE_GREETING + struct.pack(">BQ", LONG | COMMAND, random.choice(GIANT)) + b"\x05HELLO" + some_bytes(random)
 
 
 # After a handshake ---------------------------------------------------------------------------------------------
@@ -181,6 +208,7 @@ def broken_metadata(random: Random) -> bytes:
 
 
 BEFORE_THE_HANDSHAKE: tuple[Garbage, ...] = (noise, other_protocol, broken_greeting, other_mechanism, broken_ready)
+CURVE_HANDSHAKES: tuple[Garbage, ...] = (cut_greeting, false_hello, any_curve_command, giant_command)
 AFTER_THE_HANDSHAKE: tuple[Garbage, ...] = (
     any_command,
     any_flags,

@@ -25,7 +25,8 @@ LOOK = 0.02  # seconds for which one look for the answer waits
 class RunningTarget:
     """`dploylib run` of the target.
 
-    `options` are socket options for all of its sockets. At most `descriptors` files and connections can be open in it.
+    `options` are socket options for all of its sockets; `security` is how some are secured, by name. At most
+    `descriptors` files and connections can be open in it.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class RunningTarget:
         environment: Mapping[str, str] | None = None,
         stderr: Any = None,
         descriptors: int | None = None,
+        security: Mapping[str, Any] | None = None,
     ) -> None:
         self._context = zmq.green.Context()
         self._context.max_sockets = 10_000
@@ -42,6 +44,8 @@ class RunningTarget:
         where.unlink(missing_ok=True)
         configuration = directory / "target.yaml"
         sockets = {name: {"uri": "tcp://127.0.0.1:*", "options": dict(options or {})} for name in SOCKETS}
+        for name, secured in (security or {}).items():
+            sockets[name]["security"] = secured
         configuration.write_text(json.dumps({"servers": {"target": sockets}, "general": {"endpoints": str(where)}}))
         self.log = directory / "target.log"
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)

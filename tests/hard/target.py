@@ -119,6 +119,9 @@ class Target(Server):
             "time": time.time(),
             "heard": self.heard,
             "greenlets": sum(isinstance(one, greenlet.greenlet) for one in gc.get_objects()),
+            "refusals": {
+                name: socket.guard.refusals.total() for name, socket in self.sockets.items() if socket.guard is not None
+            },
             "counts": {
                 name: {each: getattr(counts, each) for each in counts.__slots__} for name, counts in self.counts.items()
             },

@@ -1,9 +1,11 @@
 """What who is known may do, and for how long: groups, networks, revoked keys, and what peers say of themselves."""
 
+import errno
 import json
 import os
+import resource
 import stat
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 
 import gevent
 import pytest
@@ -11,12 +13,14 @@ import zmq
 import zmq.green
 from gevent.event import Event
 
-from dploylib.errors import ConfigurationError, SecurityError
-from dploylib.security import KeyPair, authorize, revoke, write_key_pair
+from dploylib.errors import ConfigurationError, SecurityError, SocketStateError
+from dploylib.security import KeyPair, Security, authorize, revoke, write_key_pair
+from dploylib.security.authorized import AuthorizedKeys
 from dploylib.servers import Server, allow, bind, bind_in
 from dploylib.services import GreenletServerCoordinator, Service
 from dploylib.testing import FlakyProxy
 from dploylib.transport import Context
+from dploylib.transport.monitor import SocketMonitor
 from tests.hard.zmtp import Connection, message
 from tests.services.bare import PATIENCE, bare_context, with_key, with_password
 
@@ -598,3 +602,90 @@ def test_a_server_that_was_started_again_is_guarded_again(keys, any_service, con
     guard = service.servers["it"].sockets.request.guard
     assert new("req", endpoint, **keys.of("mallory")).shake_hands() == "HANDSHAKE_FAILED_AUTH"
     assert guard.refusals["key not authorized", "127.0.0.1"] == 1
+
+
+# Monitors ------------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_takes_its_monitor_away_from_a_socket_that_looks_at_who_connects(keys, new):
+    keys.authorize("mallory")
+    with Context.new(Security(**keys.security)) as context:
+        socket = context.socket("router")
+        before = SocketMonitor(socket)
+        socket.bind("tcp://127.0.0.1:*")
+        assert before.receive(PATIENCE).kind == "monitor_stopped"
+        before.close()
+        with pytest.raises(SocketStateError, match="its monitor is needed for looking at who connects"):
+            SocketMonitor(socket)
+        mallory = new("dealer", socket.endpoint, **keys.of("mallory"))
+        assert mallory.shake_hands() == "HANDSHAKE_SUCCEEDED"
+        keys.revoke("mallory")
+        mallory.hear("DISCONNECTED")
+
+
+# Without descriptors ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def no_descriptors_left():
+    """No file can be opened, as when too many are connected."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(taken[0]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("where", ["authorized/", "authorized"])
+def test_who_is_revoked_while_no_file_can_be_opened_is_put_out_when_one_can(tmp_path, where):
+    path = f"{tmp_path}/{where}"
+    alice, mallory, bob = (KeyPair.generate().public for _ in range(3))
+    authorize(path, "alice", alice)
+    authorize(path, "mallory", mallory)
+    known = AuthorizedKeys(path)
+    revoke(path, "mallory")
+    authorize(path, "bob", bob)
+    complaints = []
+    with no_descriptors_left():
+        for _ in range(4):
+            assert known.changed(complaints.append) is None
+        assert known.get(alice) is not None
+        assert known.get(mallory) is not None
+    for _ in range(2):
+        known.changed(complaints.append)
+    assert known.get(alice) is not None
+    assert known.get(bob) is not None
+    assert known.get(mallory) is None
+    assert all("Too many open files" in one for one in complaints)
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_nobody_is_put_out_because_his_file_cannot_be_opened_for_a_moment(tmp_path, monkeypatch, error):
+    path = f"{tmp_path}/authorized/"
+    alice, bob = (KeyPair.generate().public for _ in range(2))
+    authorize(path, "alice", alice)
+    known = AuthorizedKeys(path)
+    authorize(path, "bob", bob)
+    real_open = open
+
+    def fail(file, *args, **kwargs):
+        if str(file).endswith("alice.key"):
+            raise OSError(error, os.strerror(error), file)
+        return real_open(file, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", fail)
+        for _ in range(3):
+            assert known.changed(lambda _: None) is None
+        assert known.get(alice) is not None
+    for _ in range(2):
+        known.changed(pytest.fail)
+    assert known.get(alice) is not None
+    assert known.get(bob) is not None
