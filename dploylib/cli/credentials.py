@@ -29,9 +29,10 @@ def security_options(function: _Function) -> _Function:
         secret_key: str | None,
         username: str | None,
         password_file: str | None,
+        insecure: bool,
         **rest: Any,
     ) -> Any:
-        return function(security=_security(server_keys, secret_key, username, password_file), **rest)
+        return function(security=_security(server_keys, secret_key, username, password_file, insecure), **rest)
 
     decorators = (
         click.option(
@@ -48,6 +49,7 @@ def security_options(function: _Function) -> _Function:
             metavar="FILE",
             help="The file whose first line is the password. Nobody else may be able to read it.",
         ),
+        click.option("--insecure", is_flag=True, help="Let the password go to other machines, for anybody to read."),
     )
     decorated: Any = command
     for decorator in reversed(decorators):
@@ -56,7 +58,11 @@ def security_options(function: _Function) -> _Function:
 
 
 def _security(
-    server_keys: tuple[str, ...], secret_key: str | None, username: str | None, password_file: str | None
+    server_keys: tuple[str, ...],
+    secret_key: str | None,
+    username: str | None,
+    password_file: str | None,
+    insecure: bool,
 ) -> Security | None:
     if secret_key is not None and not server_keys:
         raise click.UsageError("--key proves who we are, and to whom has to be known: give --server-key, too")
@@ -69,7 +75,13 @@ def _security(
     from ..security import Security
 
     password = None if password_file is None else _password_in(password_file)
-    return Security(server_key=list(server_keys) or None, secret_key=secret_key, username=username, password=password)
+    return Security(
+        server_key=list(server_keys) or None,
+        secret_key=secret_key,
+        username=username,
+        password=password,
+        insecure=insecure or None,
+    )
 
 
 def _password_in(path: str) -> str:

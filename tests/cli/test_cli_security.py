@@ -242,3 +242,12 @@ def test_who_binds_has_no_server_to_prove_anything_to(run):
     _, errors, status = run("listen", "tcp://127.0.0.1:*", "--bind", *RIGHT_KEY)
     assert "not for --bind" in errors
     assert status == 2
+
+
+def test_a_password_goes_to_another_machine_only_if_that_is_said(run):
+    arguments = ["tcp://192.0.2.1:5000", "x", "--timeout", "0.1", *RIGHT_PASSWORD]
+    _, errors, status = run("call", *arguments)
+    assert (status, errors.count("\n")) == (7, 1)
+    assert "with PLAIN the password goes over the network for anybody to read" in errors
+    _, errors, status = run("call", *arguments, "--insecure")
+    assert status == 5, errors  # nobody is there

@@ -673,15 +673,15 @@ def test_nobody_is_put_out_because_his_file_cannot_be_opened_for_a_moment(tmp_pa
     authorize(path, "alice", alice)
     known = AuthorizedKeys(path)
     authorize(path, "bob", bob)
-    real_open = open
+    real_open = os.open
 
     def fail(file, *args, **kwargs):
-        if str(file).endswith("alice.key"):
+        if str(file).endswith("bob.key"):
             raise OSError(error, os.strerror(error), file)
         return real_open(file, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("builtins.open", fail)
+        patch.setattr("os.open", fail)
         for _ in range(3):
             assert known.changed(lambda _: None) is None
         assert known.get(alice) is not None
