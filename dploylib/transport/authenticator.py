@@ -177,7 +177,12 @@ class Authenticator:
         guard = self._guards.get(domain)
         if guard is None or version != _VERSION:  # its socket was just closed
             return [_VERSION, number, b"400", b"no such domain", b"", b""]
-        id = guard.admit(address.decode(errors="replace"), mechanism.decode(errors="replace"), credentials)
+        try:
+            id = guard.admit(address.decode(errors="replace"), mechanism.decode(errors="replace"), credentials)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next one is to be answered
+            text = f"{guard.name}: cannot decide who may connect: {error!r}"
+            self._complaints.tell(f"{guard.name}: cannot decide", text)
+            return [_VERSION, number, b"500", b"internal error", b"", b""]
         if id is None:
             return [_VERSION, number, b"400", b"not authorized", b"", b""]
         return [_VERSION, number, b"200", b"OK", id.encode(), b""]

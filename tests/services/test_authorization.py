@@ -604,6 +604,19 @@ def test_a_server_that_was_started_again_is_guarded_again(keys, any_service, con
     assert guard.refusals["key not authorized", "127.0.0.1"] == 1
 
 
+def test_who_cannot_be_decided_about_is_not_let_in_and_the_next_one_is(
+    keys, start_secured, new, monkeypatch, caplog, wait_until
+):
+    service = start_secured(Tells, keys.security)
+    endpoint = service.endpoints["it"]["request"]
+    guard = service.servers["it"].sockets.request.guard
+    with monkeypatch.context() as patch:
+        patch.setattr(guard.gate, "admit", lambda *_: 1 / 0)
+        assert new("req", endpoint, **keys.of("alice")).shake_hands() == "HANDSHAKE_FAILED_AUTH"
+    assert "alice" in new("req", endpoint, **keys.of("alice")).ask("who am I?")
+    wait_until(lambda: "it.request: cannot decide who may connect: ZeroDivisionError" in caplog.text)
+
+
 # Monitors ------------------------------------------------------------------------------------------------------------
 
 
