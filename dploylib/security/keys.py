@@ -75,6 +75,11 @@ class KeyPair:
     def read(cls, path: str | os.PathLike[str]) -> KeyPair:
         """The pair in a file. Raises `SecurityError` when it cannot be read, or others may read it too."""
         shown = os.fspath(path)
+        if _is_public(shown):
+            raise SecurityError(
+                f"{shown} has the public key alone: the file with both is meant, "
+                f"{shown.removesuffix(PUBLIC_SUFFIX)}{SECRET_SUFFIX}"
+            )
         fields = _fields(shown, read_text(shown, "secret key", private=True))
         secret = fields.get("secret-key", "")
         if not is_key(secret):
@@ -119,9 +124,22 @@ def name_flaw(name: str) -> str | None:
 
 def public_key_of(written: str) -> str:
     """A public key, from itself or from the file that it is in. Raises `SecurityError`."""
-    if is_key(written) and not written.endswith(PUBLIC_SUFFIX) and not os.path.exists(written):
-        return written
+    if not written.endswith(PUBLIC_SUFFIX) and not os.path.exists(written):
+        if is_key(written):
+            return written
+        if looks_like_key(written) or "/" not in written:
+            raise SecurityError(
+                f"expected a public key (40 characters of Z85) or the file that it is in (NAME{PUBLIC_SUFFIX}); this "
+                f"has {len(written)} characters, and there is no such file"
+            )
     return read_certificate(written).credential
+
+
+def _is_public(path: str) -> bool:
+    """Whether this is the file of a public key, which everybody may read."""
+    with contextlib.suppress(SecurityError):
+        return path.endswith(PUBLIC_SUFFIX) and not has_secret_key(path)
+    return False
 
 
 def has_secret_key(path: str | os.PathLike[str]) -> bool:

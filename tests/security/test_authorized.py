@@ -191,7 +191,8 @@ def test_a_list_that_is_not_there_is_told(path):
 
 def test_a_password_where_its_list_belongs_is_not_shown():
     assert error_of(Passwords, "hunter2") == (
-        "expected the path of a file with a list of passwords, not what is in it: there is no such file"
+        "expected the path of a file with a list of passwords, and there is none of this name, which is not shown: it "
+        "may be the list of passwords itself"
     )
 
 
