@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import SecurityError
@@ -14,7 +14,7 @@ from .keys import Identity, KeyPair, fingerprint, is_key, public_key_of
 from .peer import Peer
 from .settings import ANYBODY, Security, is_network, network_of
 
-__all__ = ["DEFAULT_CONNECTIONS", "IPC_PERMISSIONS", "Credentials", "Gate", "Verdict"]
+__all__ = ["DEFAULT_CONNECTIONS", "IPC_PERMISSIONS", "Credentials", "Gate", "Verdict", "unreadable"]
 
 DEFAULT_CONNECTIONS = 1000
 """How many connections one IP address may have to a socket that looks at who connects."""
@@ -26,6 +26,14 @@ _Options: TypeAlias = list[tuple[str, Any]]
 
 _FOR_CURVE = ("secret_key", "server_key", "authorized_keys")
 _FOR_PLAIN = ("username", "password", "passwords")
+_LISTS = ("authorized_keys", "passwords")  # of those who may connect
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "secret_key": KeyPair.read,
+    "server_key": public_key_of,
+    "authorized_keys": AuthorizedKeys,
+    "passwords": Passwords,
+}
 
 
 class Credentials:
@@ -41,10 +49,9 @@ class Credentials:
         curve = self.mechanism == "curve"
         self.key_pair: KeyPair | None = None
         if curve and security.secret_key is not None:
-            self.key_pair = _of("secret_key", KeyPair.read, security.secret_key)
-        given = security.server_key if curve else None
-        keys = [] if given is None else [given] if isinstance(given, str) else given
-        self.server_keys: Sequence[str] = [_of("server_key", public_key_of, key) for key in keys]
+            self.key_pair = _read("secret_key", security.secret_key)
+        given = _written(security, "server_key") if curve else []
+        self.server_keys: Sequence[str] = [_read("server_key", key) for key in given]
 
     def __repr__(self) -> str:
         return f"<Credentials {self.mechanism}>"
@@ -105,7 +112,10 @@ class Credentials:
         """What a socket is set to before it is bound, besides its domain. Raises `SecurityError`, as above."""
         if self.mechanism == "curve":
             if self.key_pair is None:
-                raise SecurityError("a socket that is bound with CURVE needs secret_key, its own key", "secret_key")
+                raise SecurityError(
+                    "a socket that is bound with CURVE needs secret_key, the file with its key (dploylib keygen)",
+                    "secret_key",
+                )
             return [("curve_server", 1), ("curve_secretkey", self.key_pair.secret)]
         return [("plain_server", 1)] if self.mechanism == "plain" else []
 
@@ -134,7 +144,7 @@ class Credentials:
             if security.groups is not None:
                 raise SecurityError("groups are of authorized keys, and authorized_keys is any", "groups")
             return Gate(self, None)
-        return Gate(self, _of(setting, AuthorizedKeys if self.mechanism == "curve" else Passwords, path))
+        return Gate(self, _read(setting, path))
 
     @property
     def ipc_permissions(self) -> int:
@@ -248,10 +258,33 @@ class Gate:
         return self._groups is None or bool(self._groups & now.groups)
 
 
-def _of(setting: str, read: Callable[[str], Any], written: str) -> Any:
+def unreadable(security: Security, binds: bool) -> Iterator[SecurityError]:
+    """What is wrong with each of the files of these settings that a socket which binds, or connects, needs.
+
+    Raises `SecurityError` when it is not clear which these are.
+    """
+    mechanism = _mechanism_of(security)
+    for setting in _FOR_CURVE if mechanism == "curve" else _FOR_PLAIN if mechanism == "plain" else ():
+        if setting not in _READERS or (setting in _LISTS and not binds):
+            continue
+        for written in _written(security, setting):
+            try:
+                if setting not in _LISTS or written != ANYBODY:
+                    _read(setting, written)
+            except SecurityError as error:
+                yield error
+
+
+def _written(security: Security, setting: str) -> Sequence[str]:
+    """What a setting says: of several, each."""
+    given = getattr(security, setting)
+    return [] if given is None else [given] if isinstance(given, str) else given
+
+
+def _read(setting: str, written: str) -> Any:
     """What is read from what is written in a setting, which the error names."""
     try:
-        return read(written)
+        return _READERS[setting](written)
     except SecurityError as error:
         raise SecurityError(str(error), setting) from error.__cause__
 
