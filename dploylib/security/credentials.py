@@ -244,13 +244,13 @@ class Gate:
             return Peer("", frozenset(), key, address)
         return Peer(known.name, known.groups, key, address)
 
-    def revoked(self, complain: Callable[[str], None]) -> set[str]:
+    def revoked(self, complain: Callable[[str], None]) -> dict[str, Identity]:
         """Look whether the lists have changed; whoever may not come in any more, of those who might, by id."""
         before = None if self._roster is None else self._roster.changed(complain)
         if before is None:
-            return set()
+            return {}
         assert self._roster is not None
-        return {id for id, known in before.items() if not self._still(known, self._roster.get(id))}
+        return {id: known for id, known in before.items() if not self._still(known, self._roster.get(id))}
 
     def _still(self, before: Identity, now: Identity | None) -> bool:
         if now is None or now.credential != before.credential:

@@ -149,4 +149,7 @@ def _removed_if_it_fails(shown: str, file: str) -> Iterator[None]:
 
 def _cannot_write(path: str, error: Exception) -> SecurityError:
     reason = getattr(error, "strerror", None) or "no file can have this name"
+    directory = os.path.dirname(path)
+    if isinstance(error, FileNotFoundError) and directory and not os.path.lexists(directory):
+        reason = f"there is no directory {directory}; make it first"
     return SecurityError(f"cannot write {path}: {reason}")

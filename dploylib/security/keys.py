@@ -161,14 +161,14 @@ def read_certificate(path: str | os.PathLike[str]) -> Identity:
         )
     name = fields.get("name") or os.path.basename(shown).removesuffix(SECRET_SUFFIX).removesuffix(PUBLIC_SUFFIX)
     groups = frozenset(filter(None, re.split(r"[,\s]+", fields.get("groups", ""))))
-    _check_names(f"{shown}: ", name, *groups)
+    _check_names(f"{shown}: ", name, groups)
     return Identity(name, groups, key)
 
 
 def certificate(name: str, groups: Iterable[str], public: str, secret: str | None = None) -> str:
     """The text of a file with a public key, or with both. Raises `SecurityError` for what is no name."""
     groups = sorted(set(groups))
-    _check_names("", name, *groups)
+    _check_names("", name, groups)
     kind = "secret key: nobody else may read this file" if secret else "public key"
     lines = [f"# {name}: {kind}. {fingerprint(public)}", "metadata", f'    name = "{name}"']
     if groups:
@@ -195,11 +195,11 @@ def write_key_pair(base: str | os.PathLike[str], pair: KeyPair) -> tuple[str, st
     return public, secret
 
 
-def _check_names(place: str, *names: str) -> None:
-    for name in names:
-        if flaw := name_flaw(name):
-            shown = "this" if looks_like_key(name) else repr(name)
-            raise SecurityError(f"{place}{shown} is no name: {flaw}")
+def _check_names(place: str, name: str, groups: Iterable[str]) -> None:
+    for what, one in (("name", name), *(("name of a group", group) for group in groups)):
+        if flaw := name_flaw(one):
+            shown = "this" if looks_like_key(one) else repr(one)
+            raise SecurityError(f"{place}{shown} is no {what}: {flaw}")
 
 
 def _decoded(text: str) -> bytes | None:

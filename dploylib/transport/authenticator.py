@@ -51,6 +51,7 @@ _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _VERSION = b"1.0"
 _POLL_INTERVAL = 0.25  # seconds between two looks at the lists; a change counts when two looks have seen the same
 _STILL_THERE = 60.0  # seconds
+_MOST_NAMES = 20  # in one line of the log
 _MOST_REFUSALS = 1000  # kinds of them that are counted apart
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred (unix(7))
 _EVENTS = (
@@ -276,11 +277,12 @@ class Guard:
             return
         closed = 0
         for descriptor, connection in list(self._connections.items()):
-            if connection.ids & revoked:
+            if connection.ids & revoked.keys():
                 closed += _cut(descriptor, connection)
-        log.warning(
-            "%s: %d who might connect may not any more, and %d connections were closed", self.name, len(revoked), closed
-        )
+        names = sorted({known.name for known in revoked.values()})
+        if len(names) > _MOST_NAMES:
+            names[_MOST_NAMES:] = [f"{len(names) - _MOST_NAMES} others"]
+        log.warning("%s: revoked %s; connections closed: %d", self.name, ", ".join(names), closed)
 
     # What becomes of the connections: called by the hub ----------------------------------------------------------
 

@@ -48,4 +48,4 @@ class Complaints:
         finally:  # when it is closed, too
             untold = self._untold.pop(kind)
             if untold:
-                self._log.warning("%s (and %d times more since)", text, untold)
+                self._log.warning("%s (and %d more since)", text, untold)

@@ -305,7 +305,7 @@ def test_with_any_whoever_has_a_key_comes_in_nameless(server, keys):
     assert not gate.names_peers
     assert gate.admit(ADDRESS, "CURVE", raw(keys[0])) == Verdict(keys[0], "", fingerprint(keys[0]))
     assert gate.peer(keys[0], ADDRESS) == Peer("", frozenset(), fingerprint(keys[0]), ADDRESS)
-    assert gate.revoked(pytest.fail) == set()
+    assert gate.revoked(pytest.fail) == {}
 
 
 def test_a_key_that_is_denied_does_not_come_in_though_it_is_authorized(server, tmp_path, keys):
@@ -387,7 +387,7 @@ def test_users_are_in_groups_too(passwords):
 
 
 def revoked(gate: Gate) -> set[str]:
-    return gate.revoked(pytest.fail) | gate.revoked(pytest.fail)
+    return {*gate.revoked(pytest.fail), *gate.revoked(pytest.fail)}
 
 
 def test_whoever_is_revoked_or_leaves_its_groups_is_told_by_id(server, tmp_path, keys):

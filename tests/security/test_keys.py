@@ -107,7 +107,7 @@ def test_a_link_that_leads_nowhere_is_not_followed(tmp_path, pair):
 
 def test_a_directory_that_is_not_there_is_told(tmp_path, pair):
     assert error_of(write_key_pair, tmp_path / "no" / "alice", pair) == (
-        f"cannot write {tmp_path}/no/alice.key_secret: No such file or directory"
+        f"cannot write {tmp_path}/no/alice.key_secret: there is no directory {tmp_path}/no; make it first"
     )
 
 
