@@ -40,7 +40,8 @@ def security_options(function: _Function) -> _Function:
             "server_keys",
             multiple=True,
             metavar="KEY|FILE",
-            help="The public key of the server (CURVE), or the file that it is in. Of several, one must be its own.",
+            help="The public key of the server (CURVE), or the file that it is in. Can be given several times: one "
+            "must be its own.",
         ),
         click.option("--key", "secret_key", metavar="FILE", help="The file with our own secret key (NAME.key_secret)."),
         click.option("--username", metavar="NAME", help="The name to log in with (PLAIN)."),

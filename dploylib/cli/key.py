@@ -49,7 +49,14 @@ def show(files: tuple[str, ...]) -> None:
 @click.argument("where", type=TEXT)
 @click.argument("key", type=TEXT, metavar="KEYFILE")
 @click.option("--name", type=TEXT, metavar="NAME", help="How the client is to be called, if not as its file says.")
-@click.option("--group", "groups", type=TEXT, metavar="GROUP", multiple=True, help="A group that it is in.")
+@click.option(
+    "--group",
+    "groups",
+    type=TEXT,
+    metavar="GROUP",
+    multiple=True,
+    help="A group that it is in. Can be given several times.",
+)
 def authorize(where: str, key: str, name: str | None, groups: tuple[str, ...]) -> None:
     """Let the client with the public key in KEYFILE connect.
 

@@ -213,7 +213,10 @@ def revoke(path: str, who: str) -> list[Identity]:
     with locked(directory):
         gone = {place: one for place, one in identities(path) if isinstance(one, Identity) and who in _handles(one)}
         if not gone:
-            raise SecurityError(f"{path} has no key of {who}")
+            raise SecurityError(
+                f"{path} has no key of {who}: expected the name, fingerprint or key of somebody in it (see "
+                "dploylib key show)"
+            )
         if directory is path:
             for file in gone:
                 _remove(file)

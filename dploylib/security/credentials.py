@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hmac
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,7 +16,7 @@ from .keys import Identity, KeyPair, fingerprint, public_key_of
 from .peer import Peer
 from .settings import ANYBODY, Security, is_network, network_of
 
-__all__ = ["DEFAULT_CONNECTIONS", "IPC_PERMISSIONS", "Credentials", "Gate", "Verdict"]
+__all__ = ["DEFAULT_CONNECTIONS", "IPC_PERMISSIONS", "Credentials", "Gate", "Verdict", "unreadable"]
 
 DEFAULT_CONNECTIONS = 1000
 """How many connections one IP address may have to a socket that looks at who connects."""
@@ -28,6 +28,14 @@ _Options: TypeAlias = list[tuple[str, Any]]
 
 _FOR_CURVE = ("secret_key", "server_key", "authorized_keys")
 _FOR_PLAIN = ("username", "password", "passwords")
+_LISTS = ("authorized_keys", "passwords")  # of those who may connect
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "secret_key": KeyPair.read,
+    "server_key": public_key_of,
+    "authorized_keys": AuthorizedKeys,
+    "passwords": Passwords,
+}
 
 
 class Credentials:
@@ -43,10 +51,9 @@ class Credentials:
         curve = self.mechanism == "curve"
         self.key_pair: KeyPair | None = None
         if curve and security.secret_key is not None:
-            self.key_pair = _of("secret_key", KeyPair.read, security.secret_key)
-        given = security.server_key if curve else None
-        keys = [] if given is None else [given] if isinstance(given, str) else given
-        self.server_keys: Sequence[str] = [_of("server_key", public_key_of, key) for key in keys]
+            self.key_pair = _read("secret_key", security.secret_key)
+        given = _written(security, "server_key") if curve else []
+        self.server_keys: Sequence[str] = [_read("server_key", key) for key in given]
 
     def __repr__(self) -> str:
         return f"<Credentials {self.mechanism}>"
@@ -107,7 +114,10 @@ class Credentials:
         """What a socket is set to before it is bound, besides its domain. Raises `SecurityError`, as above."""
         if self.mechanism == "curve":
             if self.key_pair is None:
-                raise SecurityError("a socket that is bound with CURVE needs secret_key, its own key", "secret_key")
+                raise SecurityError(
+                    "a socket that is bound with CURVE needs secret_key, the file with its key (dploylib keygen)",
+                    "secret_key",
+                )
             return [("curve_server", 1), ("curve_secretkey", self.key_pair.secret)]
         return [("plain_server", 1)] if self.mechanism == "plain" else []
 
@@ -139,8 +149,8 @@ class Credentials:
             if security.groups is not None:
                 raise SecurityError("groups are of authorized keys, and authorized_keys is any", "groups")
             return Gate(self, None)
-        kind = AuthorizedKeys if self.mechanism == "curve" else Passwords
-        return Gate(self, _of(setting, partial((rosters or Rosters()).open, kind), path))
+        opened = partial((rosters or Rosters()).open, AuthorizedKeys if self.mechanism == "curve" else Passwords)
+        return Gate(self, _read(setting, path, opened))
 
     @property
     def ipc_permissions(self) -> int:
@@ -240,10 +250,10 @@ class Gate:
             return Peer("", frozenset(), key, address)
         return Peer(known.name, known.groups, key, address)
 
-    def revoked(self, before: Mapping[str, Identity]) -> set[str]:
+    def revoked(self, before: Mapping[str, Identity]) -> dict[str, Identity]:
         """Who may not come in any more, by id, of those who might when this was in the list."""
         assert self.roster is not None
-        return {id for id, known in before.items() if not self._still(known, self.roster.get(id))}
+        return {id: known for id, known in before.items() if not self._still(known, self.roster.get(id))}
 
     def _still(self, before: Identity, now: Identity | None) -> bool:
         if now is None or now.credential != before.credential:
@@ -254,10 +264,33 @@ class Gate:
 _fingerprint = functools.lru_cache(10_000)(fingerprint)
 
 
-def _of(setting: str, read: Callable[[str], Any], written: str) -> Any:
+def unreadable(security: Security, binds: bool) -> Iterator[SecurityError]:
+    """What is wrong with each of the files of these settings that a socket which binds, or connects, needs.
+
+    Raises `SecurityError` when it is not clear which these are.
+    """
+    mechanism = _mechanism_of(security)
+    for setting in _FOR_CURVE if mechanism == "curve" else _FOR_PLAIN if mechanism == "plain" else ():
+        if setting not in _READERS or (setting in _LISTS and not binds):
+            continue
+        for written in _written(security, setting):
+            try:
+                if setting not in _LISTS or written != ANYBODY:
+                    _read(setting, written)
+            except SecurityError as error:
+                yield error
+
+
+def _written(security: Security, setting: str) -> Sequence[str]:
+    """What a setting says: of several, each."""
+    given = getattr(security, setting)
+    return [] if given is None else [given] if isinstance(given, str) else given
+
+
+def _read(setting: str, written: str, read: Callable[[str], Any] | None = None) -> Any:
     """What is read from what is written in a setting, which the error names."""
     try:
-        return read(written)
+        return (read or _READERS[setting])(written)
     except SecurityError as error:
         raise SecurityError(str(error), setting) from error.__cause__
 

@@ -62,7 +62,10 @@ def _opened(path: str, what: str, private: bool) -> int:
         if path.isprintable() and not looks_like_key(path) and not a_word:
             raise SecurityError(f"cannot read the {what} in {path}: {error.strerror}") from error
     # Out of the handlers, for their exceptions have the path in them.
-    raise SecurityError(f"expected the path of a file with a {what}, not what is in it: there is no such file")
+    raise SecurityError(
+        f"expected the path of a file with a {what}, and there is none of this name, which is not shown: it may be the "
+        f"{what} itself"
+    )
 
 
 def _argument(path: str) -> str:
@@ -146,4 +149,7 @@ def _removed_if_it_fails(shown: str, file: str) -> Iterator[None]:
 
 def _cannot_write(path: str, error: Exception) -> SecurityError:
     reason = getattr(error, "strerror", None) or "no file can have this name"
+    directory = os.path.dirname(path)
+    if isinstance(error, FileNotFoundError) and directory and not os.path.lexists(directory):
+        reason = f"there is no directory {directory}; make it first"
     return SecurityError(f"cannot write {path}: {reason}")

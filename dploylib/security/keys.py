@@ -75,6 +75,11 @@ class KeyPair:
     def read(cls, path: str | os.PathLike[str]) -> KeyPair:
         """The pair in a file. Raises `SecurityError` when it cannot be read, or others may read it too."""
         shown = os.fspath(path)
+        if _is_public(shown):
+            raise SecurityError(
+                f"{shown} has the public key alone: the file with both is meant, "
+                f"{shown.removesuffix(PUBLIC_SUFFIX)}{SECRET_SUFFIX}"
+            )
         fields = _fields(shown, read_text(shown, "secret key", private=True))
         secret = fields.get("secret-key", "")
         if not is_key(secret):
@@ -119,9 +124,22 @@ def name_flaw(name: str) -> str | None:
 
 def public_key_of(written: str) -> str:
     """A public key, from itself or from the file that it is in. Raises `SecurityError`."""
-    if is_key(written) and not written.endswith(PUBLIC_SUFFIX) and not os.path.exists(written):
-        return written
+    if not written.endswith(PUBLIC_SUFFIX) and not os.path.exists(written):
+        if is_key(written):
+            return written
+        if looks_like_key(written) or "/" not in written:
+            raise SecurityError(
+                f"expected a public key (40 characters of Z85) or the file that it is in (NAME{PUBLIC_SUFFIX}); this "
+                f"has {len(written)} characters, and there is no such file"
+            )
     return read_certificate(written).credential
+
+
+def _is_public(path: str) -> bool:
+    """Whether this is the file of a public key, which everybody may read."""
+    with contextlib.suppress(SecurityError):
+        return path.endswith(PUBLIC_SUFFIX) and not has_secret_key(path)
+    return False
 
 
 def has_secret_key(path: str | os.PathLike[str]) -> bool:
@@ -143,14 +161,14 @@ def read_certificate(path: str | os.PathLike[str]) -> Identity:
         )
     name = fields.get("name") or os.path.basename(shown).removesuffix(SECRET_SUFFIX).removesuffix(PUBLIC_SUFFIX)
     groups = frozenset(filter(None, re.split(r"[,\s]+", fields.get("groups", ""))))
-    _check_names(f"{shown}: ", name, *groups)
+    _check_names(f"{shown}: ", name, groups)
     return Identity(name, groups, key)
 
 
 def certificate(name: str, groups: Iterable[str], public: str, secret: str | None = None) -> str:
     """The text of a file with a public key, or with both. Raises `SecurityError` for what is no name."""
     groups = sorted(set(groups))
-    _check_names("", name, *groups)
+    _check_names("", name, groups)
     kind = "secret key: nobody else may read this file" if secret else "public key"
     lines = [f"# {name}: {kind}. {fingerprint(public)}", "metadata", f'    name = "{name}"']
     if groups:
@@ -177,11 +195,11 @@ def write_key_pair(base: str | os.PathLike[str], pair: KeyPair) -> tuple[str, st
     return public, secret
 
 
-def _check_names(place: str, *names: str) -> None:
-    for name in names:
-        if flaw := name_flaw(name):
-            shown = "this" if looks_like_key(name) else repr(name)
-            raise SecurityError(f"{place}{shown} is no name: {flaw}")
+def _check_names(place: str, name: str, groups: Iterable[str]) -> None:
+    for what, one in (("name", name), *(("name of a group", group) for group in groups)):
+        if flaw := name_flaw(one):
+            shown = "this" if looks_like_key(one) else repr(one)
+            raise SecurityError(f"{place}{shown} is no {what}: {flaw}")
 
 
 def _decoded(text: str) -> bytes | None:

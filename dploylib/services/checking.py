@@ -11,6 +11,7 @@ import zmq
 from ..config import Settings, SocketSettings
 from ..errors import ConfigurationProblem, SecurityError, TransportError
 from ..security import Credentials, leaves_machine
+from ..security.credentials import unreadable
 from ..servers import Server, SocketDescription
 from ..transport import Context
 from ..transport.ipc_lock import is_no_socket
@@ -23,6 +24,16 @@ _UNENCRYPTED = (
     "nothing is encrypted, and whoever is on the way to other machines can read and change it: secure it with CURVE "
     "(see dploylib keygen, and security in the configuration), use 127.0.0.1 or ipc, or say insecure: true in security"
 )
+_FOR_BOUND = (
+    "authorized_keys",
+    "passwords",
+    "groups",
+    "allow",
+    "deny",
+    "max_connections_per_address",
+    "ipc_permissions",
+)
+_FOR_CONNECTING = ("server_key", "username", "password")
 _ALWAYS_THERE = ("tcp", "ipc", "inproc", "udp")
 _MULTICAST_TYPES = ("pub", "sub", "xpub", "xsub")
 
@@ -56,23 +67,32 @@ def check(servers: Mapping[str, type[Server]], settings: Settings) -> list[Confi
 def _security_problems(settings: Settings, server: str, description: SocketDescription, info: SocketSettings) -> _Found:
     socket = description.name
     security = settings.security(server, socket)
+    for setting in _FOR_CONNECTING if description.binds else _FOR_BOUND:
+        if info.security is not None and getattr(info.security, setting) is not None:
+            which, does = ("that connect", "is bound") if description.binds else ("that are bound", "connects")
+            path = ("servers", server, socket, "security", setting)
+            yield path, f"{setting} is for sockets {which}, and {server}.{socket} {does}"
     gate = None
     try:
-        credentials = Credentials(security)
-        if description.binds:
-            gate = credentials.gate()
-            credentials.bind_options()
-        elif any(not uri.startswith("inproc:") for uri in info.uris):
-            credentials.connect_options()
+        errors = list(unreadable(security, description.binds))
+        if not errors:
+            credentials = Credentials(security)
+            if description.binds:
+                gate = credentials.gate()
+                credentials.bind_options()
+            elif any(not uri.startswith("inproc:") for uri in info.uris):
+                credentials.connect_options()
     except SecurityError as error:
-        yield settings.security_path(server, socket, error.setting), str(error)
-        return
-    if description.groups is not None and (gate is None or not gate.names_peers):
+        errors = [error]
+    for flaw in errors:
+        yield settings.security_path(server, socket, flaw.setting), str(flaw)
+    if description.groups is not None and not errors and (gate is None or not gate.names_peers):
         groups = ", ".join(sorted(description.groups))
+        found = "authorized_keys: any" if credentials.mechanism == "curve" else "mechanism: none"
         yield (
             settings.security_path(server, socket, None),
-            f"the handler is for {groups}, and nobody is known by name here: security needs authorized_keys, or "
-            "passwords",
+            f"the handler is for {groups}, and nobody is known by name here: security needs a list of authorized_keys, "
+            f"or passwords, and is {found}",
         )
 
 

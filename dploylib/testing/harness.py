@@ -82,7 +82,8 @@ def running(
     `config` is a file of YAML or a dict, `config_string` YAML itself. Without any, every socket that is declared has an
     endpoint, and nothing else but what templates of the service say. The other keywords replace parts of it, key by
     key: `general`, `settings`, `supervision`, and for each server, by name, the settings of its sockets. `security`
-    stands in place of all that it says about that, of sockets too: `{}` for none, where there are no keys.
+    stands in place of all that it says about that, of sockets too: `{}` for none, where there are no keys. A service
+    with handlers for groups needs some.
 
     The endpoints become free ones (see `Rewriting`), but for those that the keywords give: these stay.
 
@@ -101,7 +102,10 @@ def running(
         for section, given in (("general", general), ("settings", settings), ("supervision", supervision)):
             sections[section] = {**sections[section], **(given or {})}
         if security is not None:
-            sections["security"] = security
+            sections["security"] = {
+                setting: os.fspath(value) if isinstance(value, os.PathLike) else value
+                for setting, value in security.items()
+            }
             for info in (info for sockets in sections["servers"].values() for info in sockets.values()):
                 info.pop("security", None)
         kept = _override(service, sections["servers"], servers)

@@ -54,6 +54,7 @@ _POLL_INTERVAL = 0.25  # seconds between two looks at the lists; a change counts
 _STILL_THERE = 60.0  # seconds
 _TURN = 0.001  # seconds for which events are looked at before others may run
 _PAUSE = 0.0002  # seconds for which these may
+_MOST_NAMES = 20  # in one line of the log
 _MOST_REFUSALS = 1000  # kinds of them that are counted apart
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred (unix(7))
 _EVENTS = (
@@ -307,11 +308,12 @@ class Guard:
             return
         closed = 0
         for descriptor, connection in list(self._connections.items()):
-            if connection.ids & revoked:
+            if connection.ids & revoked.keys():
                 closed += _cut(descriptor, connection)
-        log.warning(
-            "%s: %d who might connect may not any more, and %d connections were closed", self.name, len(revoked), closed
-        )
+        names = sorted({known.name for known in revoked.values()})
+        if len(names) > _MOST_NAMES:
+            names[_MOST_NAMES:] = [f"{len(names) - _MOST_NAMES} others"]
+        log.warning("%s: revoked %s; connections closed: %d", self.name, ", ".join(names), closed)
 
     # What becomes of the connections ------------------------------------------------------------------------------
     #

@@ -55,7 +55,7 @@ class Complaints:
         finally:  # when it is ended, too
             untold = self._untold.pop(kind)
             if untold:
-                self._log.warning("%s (and %d more of that kind since)", text, untold)
+                self._log.warning("%s (and %d more since)", text, untold)
 
     def _spawn_here(self, function: Callable[..., None], *args: Any) -> None:
         self._greenlets.add(spawn_named("log what peers do wrong", function, *args))

@@ -63,7 +63,9 @@ def test_keygen_takes_a_path(keys, directory):
     (directory / "deep").mkdir()
     keys("keygen", "deep/alice")
     assert read_certificate(directory / "deep" / "alice.key").name == "alice"
-    assert "cannot write nowhere/alice.key_secret: No such file or directory" in keys("keygen", "nowhere/alice", code=3)
+    assert "cannot write nowhere/alice.key_secret: there is no directory nowhere; make it first" in keys(
+        "keygen", "nowhere/alice", code=3
+    )
 
 
 @pytest.mark.parametrize("there", ["alice.key", "alice.key_secret"])
@@ -106,7 +108,9 @@ def test_a_client_is_authorized_shown_and_revoked(keys, directory, where):
     assert keys("key", "revoke", where, "robert") == f"robert was removed from {where}: {bob[2]}\n"
     assert keys("key", "revoke", where, alice[2]) == f"alice was removed from {where}: {alice[2]}\n"
     assert keys("key", "show", where) == ""
-    assert keys("key", "revoke", where, "alice", code=3) == f"Error: {where} has no key of alice\n"
+    assert keys("key", "revoke", where, "alice", code=3).startswith(
+        f"Error: {where} has no key of alice: expected the name, fingerprint or key of somebody"
+    )
 
 
 def test_a_key_by_itself_is_authorized_with_a_name(keys, directory):

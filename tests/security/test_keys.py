@@ -107,7 +107,7 @@ def test_a_link_that_leads_nowhere_is_not_followed(tmp_path, pair):
 
 def test_a_directory_that_is_not_there_is_told(tmp_path, pair):
     assert error_of(write_key_pair, tmp_path / "no" / "alice", pair) == (
-        f"cannot write {tmp_path}/no/alice.key_secret: No such file or directory"
+        f"cannot write {tmp_path}/no/alice.key_secret: there is no directory {tmp_path}/no; make it first"
     )
 
 
@@ -182,6 +182,11 @@ def test_a_file_with_two_keys_is_refused(files):
     assert error_of(read_certificate, public) == f"{public} has name more than once: expected a file with one key"
 
 
+def test_a_public_file_where_a_secret_one_belongs_is_not_to_be_hidden_but_replaced(files):
+    public, secret = files
+    assert error_of(KeyPair.read, public) == f"{public} has the public key alone: the file with both is meant, {secret}"
+
+
 def test_a_secret_file_without_its_secret_is_told(files):
     public, secret = files
     shutil.copy(public, secret)
@@ -221,6 +226,14 @@ def test_a_name_that_cannot_be_one_is_told_with_its_file(files):
 
 def test_a_public_key_is_given_itself_or_by_its_file(files, pair):
     assert public_key_of(pair.public) == public_key_of(os.fspath(files[0])) == pair.public
+
+
+def test_what_is_neither_a_key_nor_a_file_is_told_what_it_may_be(pair):
+    for written in ("abc", pair.public[:-1]):
+        error = error_of(public_key_of, written)
+        assert error.startswith("expected a public key (40 characters of Z85) or the file that it is in (NAME.key); ")
+        assert f"this has {len(written)} characters" in error
+    assert error_of(public_key_of, "keys/abc") == "cannot read the public key in keys/abc: No such file or directory"
 
 
 def test_the_path_of_a_file_that_is_missing_is_not_taken_for_a_key():
@@ -339,7 +352,7 @@ def test_a_key_where_a_path_belongs_is_not_shown(raw):
             assert looks_like_key(written)
             error = error_of(KeyPair.read, written)
             assert key[:20] not in error
-            assert "expected the path of a file with a secret key, not what is in it" in error
+            assert "expected the path of a file with a secret key, and there is none of this name" in error
 
 
 @pytest.mark.parametrize("path", ["client.key_secret", "/etc/dploylib/public/keys/production.key", "A" * 45, ""])

@@ -133,6 +133,17 @@ def came_from(endpoint, address):
 # Revoked keys ------------------------------------------------------------------------------------------------------
 
 
+def test_the_log_names_who_was_revoked(keys, start_secured, new, wait_until, caplog):
+    keys.authorize("mallory")
+    service = start_secured(AllKinds, keys.security)
+    client = new("req", service.endpoints["it"]["rep"], **keys.of("mallory"))
+    assert client.ask("hello") == "hello"
+    keys.revoke("mallory")
+    client.hear("DISCONNECTED")
+    wait_until(lambda: "it.rep: revoked mallory; connections closed: 1" in caplog.messages)
+    wait_until(lambda: "it.pull: revoked mallory; connections closed: 0" in caplog.messages)
+
+
 def test_who_took_his_time_to_shake_hands_is_put_out_with_his_key(keys, start_secured, new):
     """Others came from the same address meanwhile, and it could be taken for one of theirs."""
     keys.authorize("mallory")

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gevent
 import pytest
 
 from dploylib.security import KeyPair, authorize, revoke, write_key_pair
@@ -72,13 +71,7 @@ def publish(service: Service, text: str) -> None:
     service.servers["it"].sockets.news.send_text(text, timeout=PATIENCE)
 
 
-def wait_until(condition) -> None:
-    with gevent.Timeout(PATIENCE):
-        while not condition():
-            gevent.sleep(0.01)
-
-
-def test_a_server_that_is_refused_comes_in_when_it_is_authorized(start, pairs, caplog):
+def test_a_server_that_is_refused_comes_in_when_it_is_authorized(start, pairs, caplog, wait_until):
     caplog.set_level(logging.INFO)
     north = press(start, "north")
     south = reader(start, north.endpoints["it"]["news"], "north.key")
@@ -95,7 +88,7 @@ def test_a_server_that_is_refused_comes_in_when_it_is_authorized(start, pairs, c
     wait_until(lambda: south.servers["it"].read == ["one", "two"])
 
 
-def test_servers_with_different_keys_are_connected_to_by_one_socket(start, pairs):
+def test_servers_with_different_keys_are_connected_to_by_one_socket(start, pairs, wait_until):
     authorize("authorized/", "reader", pairs["reader"].public)
     presses = [press(start, "north"), press(start, "south")]
     read = reader(start, [one.endpoints["it"]["news"] for one in presses], "north.key", "south.key").servers["it"].read
@@ -112,7 +105,7 @@ def test_servers_with_different_keys_are_connected_to_by_one_socket(start, pairs
         ({"mechanism": "none"}, "the server wants CURVE, and this client has no key"),
     ],
 )
-def test_the_log_says_what_is_wrong(start, pairs, caplog, security, words):
+def test_the_log_says_what_is_wrong(start, pairs, caplog, security, words, wait_until):
     authorize("authorized/", "reader", pairs["reader"].public)
     north = press(start, "north")
     start(Reader, north.endpoints["it"]["news"], **security)
@@ -121,7 +114,7 @@ def test_the_log_says_what_is_wrong(start, pairs, caplog, security, words):
     assert "hunter2" not in caplog.text
 
 
-def test_a_server_that_is_not_there_yet_is_connected_to_when_it_is(start, pairs, tmp_path):
+def test_a_server_that_is_not_there_yet_is_connected_to_when_it_is(start, pairs, tmp_path, wait_until):
     authorize("authorized/", "reader", pairs["reader"].public)
     uri = f"ipc://{tmp_path}/news"
     read = reader(start, uri, "north.key").servers["it"].read

@@ -165,6 +165,35 @@ def test_a_connecting_socket_needs_the_key_of_the_server(keys):
     assert "security.server_key: cannot read the public key in nowhere.key: No such file or directory" in found
 
 
+def test_all_files_that_cannot_be_used_are_told_at_once(keys):
+    text = HERE + '    bank: {uri: "tcp://127.0.0.1:5000"}\n'
+    section = "{secret_key: server.key, authorized_keys: no/where, server_key: [alice.key, nowhere.key]}"
+    found = "\n".join(problems(f"security: {section}\n{text}"))
+    assert "security.secret_key: server.key has the public key alone" in found
+    assert "security.authorized_keys: cannot read the authorized keys in no/where" in found
+    assert "security.server_key: cannot read the public key in nowhere.key" in found
+
+
+def test_the_list_of_those_who_may_connect_is_not_read_where_nobody_does(keys):
+    text = "servers: {shop: {bank: {uri: 'tcp://127.0.0.1:5000'}}}\n"
+
+    class Customer(Server):
+        bank = connect("bank", "req")
+
+    section = "secret_key: server.key_secret, server_key: alice.key, authorized_keys: no/where"
+    assert problems(f"security: {{{section}}}\n{text}", Customer) == []
+
+
+def test_settings_that_would_do_nothing_for_a_socket_are_not_said_of_it(keys):
+    text = HERE.replace('127.0.0.1:*"', '127.0.0.1:*", security: {server_key: alice.key}')
+    text += '    bank: {uri: "tcp://127.0.0.1:5000", security: {groups: [cooks]}}\n'
+    found = problems(f"security: {{{SECURE}}}\n{text}")
+    assert [one.partition(": ")[2] for one in found] == [
+        "servers.shop.orders.security.server_key: server_key is for sockets that connect, and shop.orders is bound",
+        "servers.shop.bank.security.groups: groups is for sockets that are bound, and shop.bank connects",
+    ]
+
+
 def test_inproc_endpoints_need_nothing(keys):
     text = "servers: {shop: {news: {uri: 'inproc://n'}, orders: {uri: 'inproc://o'}, bank: {uri: 'inproc://b'}}}"
     assert problems("security: {secret_key: server.key_secret, authorized_keys: any}\n" + text) == []
@@ -214,9 +243,14 @@ def test_a_broken_configuration_is_not_said_to_be_insecure_as_well(keys):
 
 def test_handlers_for_groups_need_to_know_who_is_there(keys):
     text = "servers: {shop: {orders: {uri: 'tcp://127.0.0.1:*'}}}\n"
-    for section in ("{}", "{secret_key: server.key_secret, authorized_keys: any}", "{allow: [127.0.0.1]}"):
+    for section, what in {
+        "{}": "mechanism: none",
+        "{secret_key: server.key_secret, authorized_keys: any}": "authorized_keys: any",
+        "{allow: [127.0.0.1]}": "mechanism: none",
+    }.items():
         [found] = problems(f"security: {section}\n{text}", Guarded)
         assert "servers.shop.orders: the handler is for cooks, waiters, and nobody is known by name here" in found
+        assert found.endswith(f"and is {what}")
     assert problems(f"security: {{{SECURE}}}\n{text}", Guarded) == []
 
 
