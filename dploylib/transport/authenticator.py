@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import math
 import os
@@ -30,7 +31,7 @@ import gevent.monkey
 import zmq
 from gevent.event import AsyncResult
 
-from ..errors import SecurityError, SocketClosed, TransientError, TransportError
+from ..errors import ReceiveTimeout, SecurityError, SocketClosed, TransientError, TransportError
 from ..security import Gate, Peer
 from .complaints import Complaints
 from .monitor import SocketEvent, SocketMonitor, monitor_endpoint
@@ -52,6 +53,10 @@ _VERSION = b"1.0"
 _POLL_INTERVAL = 0.25  # seconds between two looks at the lists; a change counts when two looks have seen the same
 _STILL_THERE = 60.0  # seconds
 _MOST_REFUSALS = 1000  # kinds of them that are counted apart
+_TURN_SECONDS = (
+    0.002  # for which connections are heard of, before others get to run: strangers make as many as they like
+)
+_PAUSE = 1e-9  # more than nothing, or timers and file descriptors would starve (see `receive_loop`)
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred (unix(7))
 _EVENTS = (
     zmq.EVENT_ACCEPTED
@@ -78,7 +83,8 @@ class Authenticator:
         self._guards: dict[bytes, Guard] = {}
         self._zap: Socket | None = None
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
-        self._count = 0
+        self._answering = False
+        self._numbers = itertools.count(1)  # which threads may share
         self._complaints = Complaints(log)
 
     def guard(self, socket: Socket, gate: Gate) -> Guard:
@@ -86,10 +92,10 @@ class Authenticator:
 
         May be called in any thread. Raises `TransportError` when somebody else answers for this context already.
         """
-        self._count += 1
         name = socket.name or f"{socket.socket_type} socket"
         seconds = socket.get_option("handshake_ivl") / 1000 or math.inf  # 0 is for ever
-        guard = Guard(name, f"{name}#{self._count}".encode(), gate, self._complaints, seconds)
+        domain = f"{name}#{next(self._numbers)}".encode()
+        guard = Guard(name, domain, gate, self._complaints, seconds, self._is_asked)
         endpoint = monitor_endpoint(socket, _EVENTS)
         self._call_in_hub(self._take, guard, endpoint)
         return guard
@@ -155,9 +161,24 @@ class Authenticator:
             while True:
                 try:
                     request = zap.receive_frames()
-                    zap.send_frames(self._reply_to(request))
                 except TransientError:  # no memory is left, say
                     gevent.sleep(RETRY_PAUSE)
+                    continue
+                self._answering = True
+                reply = self._reply_to(request)
+                self._answering = False
+                while not self._has_sent(zap, reply):
+                    gevent.sleep(RETRY_PAUSE)
+
+    def _has_sent(self, zap: Socket, reply: list[bytes]) -> bool:
+        with contextlib.suppress(TransientError):
+            zap.send_frames(reply)
+            return True
+        return False
+
+    def _is_asked(self) -> bool:
+        """Whether there is a request without a reply, of somebody who may be gone."""
+        return self._answering or (self._zap is not None and not self._zap.closed and self._zap.has_input())
 
     def _reply_to(self, request: list[bytes]) -> list[bytes]:
         """The reply to a request of libzmq, which has always at least these frames."""
@@ -202,15 +223,18 @@ class _Place:
         self.connections: set[_Connection] = set()
         self.admitted = 0
 
-    def admit(self, id: str, settled_before: float) -> None:
-        """Note that one of the connections belongs to this id; not one that was accepted before then, if it can be."""
+    def admit(self, id: str, settled_before: float, is_here: bool) -> None:
+        """Note that one of the connections belongs to this id; not one that was accepted before then, if it can be.
+
+        `is_here` is whether it is certainly one of them, and not one that is gone.
+        """
         for one in self.connections:
             if not one.settled and one.accepted < settled_before:
                 self._settle(one)
         unsettled = [one for one in self.connections if not one.settled]
         for one in unsettled or self.connections:  # the second when our account was wrong: it may be any of them
             one.ids.add(id)
-        self.admitted += 1
+        self.admitted += is_here
         if self.admitted >= len(unsettled):
             for one in unsettled:
                 one.settled = True
@@ -231,19 +255,30 @@ class Guard:
     """Watches over who comes in to one bound socket: the connections that it has, and whom its gate refused.
 
     `refusals` counts them, by reason and address: '' for who was gone before anybody could see where from he came. Of
-    too many different ones the rest is under the address "others".
+    too many different ones the rest is under the address "others". `revoked` are the ids of those who were put out, and
+    have not come in again.
     """
 
     def __init__(
-        self, name: str, domain: bytes, gate: Gate, complaints: Complaints, handshake_seconds: float = math.inf
+        self,
+        name: str,
+        domain: bytes,
+        gate: Gate,
+        complaints: Complaints,
+        handshake_seconds: float,
+        is_asked: Callable[[], bool],
     ) -> None:
         self.name = name
         self.domain = domain
         self.gate = gate
         self.refusals: Counter[tuple[str, str]] = Counter()
+        self.revoked: set[str] = set()
         self._monitor: SocketMonitor | None = None
         self._connections: dict[int, _Connection] = {}  # by descriptor
-        self._places: dict[str, _Place] = {}  # by address
+        self._places: dict[str, _Place] = {}  # by address, without its zone: a socket has none
+        self._is_asked = is_asked
+        self._is_owed = False  # whether somebody is gone who may still be let in: who hangs up at once, say
+        self._hears_on = False  # in a greenlet
         # libzmq closes those that have not finished by then; it may be late, so that twice as long is certain.
         self._settles_after = 2 * handshake_seconds
         self._failure = ""  # of the handshake, of a connection that is about to be told of
@@ -252,28 +287,36 @@ class Guard:
     def watch(self, monitor: SocketMonitor) -> None:
         """Hear from this monitor of the connections."""
         self._monitor = monitor
-        monitor.call_back(self._hear)
+        monitor.call_back(self._hear_in_turns)
 
     def admit(self, address: str, mechanism: str, credentials: list[bytes]) -> str | None:
         """The id of somebody who wants to connect, or None when he may not."""
+        while not self._hear():  # the connection itself was told of before
+            gevent.sleep(_PAUSE)
+        # From here on nobody else runs: who is revoked after this was known is known by his connection.
         verdict = self.gate.admit(address, mechanism, credentials)
         if verdict.id is None:
             self._refused(verdict.reason, address, verdict.who)
             return None
-        self._hear_all()  # the connection itself was told of before
-        if (place := self._places.get(address)) is not None:  # else it is gone already
-            place.admit(verdict.id, time.monotonic() - self._settles_after)
+        self.revoked.discard(verdict.id)
+        if (place := self._places.get(address.partition("%")[0])) is not None:  # else it is gone already
+            place.admit(verdict.id, time.monotonic() - self._settles_after, not self._is_owed)
         return verdict.id
 
     def peer(self, frame: Any) -> Peer:
         """Who sent this `zmq.Frame`. In its metadata, libzmq lets nothing that a peer says stand for these two."""
-        return self.gate.peer(frame.get("User-Id"), frame.get("Peer-Address"))
+        return self.gate.peer(_property(frame, "User-Id"), _property(frame, "Peer-Address"))
+
+    def has_put_out(self, frame: Any) -> bool:
+        """Whether who sent this `zmq.Frame` may not connect any more. What he sent before may still be in queues."""
+        return _property(frame, "User-Id") in self.revoked
 
     def look_again(self) -> None:
         """See who may not come in any more, and close his connections."""
         revoked = self.gate.revoked(lambda problem: self._complaints.tell(problem, f"{self.name}: {problem}"))
         if not revoked:
             return
+        self.revoked |= revoked
         closed = 0
         for descriptor, connection in list(self._connections.items()):
             if connection.ids & revoked:
@@ -284,22 +327,34 @@ class Guard:
 
     # What becomes of the connections: called by the hub ----------------------------------------------------------
 
-    def _hear(self) -> None:
-        with contextlib.suppress(SocketClosed):
-            self._hear_all()
+    def _hear_in_turns(self) -> None:
+        if not self._hear() and not self._hears_on:
+            self._hears_on = True
+            spawn_named(f"{self.name}: hear of connections", self._hear_on)
 
-    def _hear_all(self) -> None:
-        monitor = self._monitor
-        while monitor is not None and monitor.pending():
-            try:
+    def _hear_on(self) -> None:
+        try:
+            while not self._hear():
+                gevent.sleep(_PAUSE)
+        finally:
+            self._hears_on = False
+
+    def _hear(self) -> bool:
+        """Hear what becomes of the connections, for a moment. False when there is more to hear."""
+        ends = time.monotonic() + _TURN_SECONDS
+        with contextlib.suppress(ReceiveTimeout, TransientError, SocketClosed):
+            while (monitor := self._monitor) is not None:
                 event = monitor.receive(0)
-            except TransientError:
-                return
-            if event.kind == "monitor_stopped":
-                monitor.close()
-                self._monitor = None
-                return
-            self._take(event)
+                if event.kind == "monitor_stopped":
+                    monitor.close()
+                    self._monitor = None
+                else:
+                    self._take(event)
+                if time.monotonic() > ends:
+                    return False
+        with contextlib.suppress(SocketClosed):
+            self._is_owed = self._is_owed and self._is_asked()
+        return True
 
     def _take(self, event: SocketEvent) -> None:
         if event.kind == "accepted":
@@ -334,6 +389,7 @@ class Guard:
         address, settled = connection.address, connection.settled
         place = self._places[address]
         place.forget(connection)
+        self._is_owed |= not settled
         if not place.connections:
             del self._places[address]
         if failure and not settled:
@@ -346,6 +402,14 @@ class Guard:
         self.refusals[key] += 1
         text = f"{self.name} refused {who and f'{who} at '}{address or 'somebody'}: {reason}"
         self._complaints.tell(f"{self.name} {reason}", text)
+
+
+def _property(frame: Any, name: str) -> str:
+    """What libzmq knows of the connection of a frame: '' for inproc, which has nothing of the kind."""
+    try:
+        return str(frame.get(name))
+    except zmq.ZMQError:
+        return ""
 
 
 # Descriptors -----------------------------------------------------------------------------------------------------
