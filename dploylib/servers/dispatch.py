@@ -166,6 +166,8 @@ class Dispatcher:
         self._groups = description.groups
         if self._groups is not None:
             self._input_handler = self._handler = self._handle_if_allowed
+        elif socket.guard is not None:
+            self._input_handler = self._handler = self._handle_if_let_in
         if socket.guard is not None:
             self._open = partial(self._open_knowing, self._open, socket.guard)  # type: ignore[method-assign]
         self._decoder = description.decoder
@@ -318,13 +320,21 @@ class Dispatcher:
         else:
             self._tell_hooks(received, error, began)
 
+    def _handle_if_let_in(self, server: Any, channel: Any, received: ReceivedData) -> Any:
+        """Call the handler, unless who sent the message was put out since: it may have waited for long."""
+        guard, frame = received.sender
+        if guard.revoked and guard.has_put_out(frame):
+            received.fault = Forbidden(f"who has sent this to {self.name} may not connect any more")
+            raise received.fault
+        return self._declared(server, channel, received)
+
     def _handle_if_allowed(self, server: Any, channel: Any, received: ReceivedData) -> Any:
         """Call the handler, if who sent the message is in one of its groups."""
         peer, groups = received.peer, cast("frozenset[str]", self._groups)
         if peer is None or not groups & peer.groups:
             received.fault = Forbidden(f"{self.name} is for {' or '.join(sorted(groups))}, and not for {_named(peer)}")
             raise received.fault
-        return self._declared(server, channel, received)
+        return self._handle_if_let_in(server, channel, received)
 
     def _announce(self, server: Any, channel: Any, received: ReceivedData) -> Any:
         """Tell the hooks, and then call the handler: in its time, and with all that holds for it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -514,6 +514,8 @@ class _SentBy(bytes):
 
 class _Guard:
     """Knows who sent a message, if the test says so."""
+
+    revoked: Collection[str] = ()
 
     def peer(self, body: _SentBy) -> Peer | None:
         """Who sent it."""

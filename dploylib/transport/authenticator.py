@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import math
 import os
@@ -84,7 +85,8 @@ class Authenticator:
         self._told_of: list[Guard] = []  # also those of closed sockets, with which libzmq is not done
         self._zap: Socket | None = None
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
-        self._count = 0
+        self._answering = False
+        self._numbers = itertools.count(1)  # which threads may share
         self._complaints = Complaints(log)
 
     def guard(self, socket: Socket, gate: Gate) -> Guard:
@@ -92,10 +94,10 @@ class Authenticator:
 
         May be called in any thread. Raises `TransportError` when somebody else answers for this context already.
         """
-        self._count += 1
         name = socket.name or f"{socket.socket_type} socket"
         seconds = socket.get_option("handshake_ivl") / 1000 or math.inf  # 0 is for ever
-        guard = Guard(name, f"{name}#{self._count}".encode(), gate, self._complaints, seconds)
+        domain = f"{name}#{next(self._numbers)}".encode()
+        guard = Guard(name, domain, gate, self._complaints, seconds, self._is_asked)
         endpoint = monitor_endpoint(socket, _EVENTS)
         self._call_in_hub(self._take, guard, endpoint)
         return guard
@@ -168,9 +170,24 @@ class Authenticator:
             while True:
                 try:
                     request = zap.receive_frames()
-                    zap.send_frames(self._reply_to(request))
                 except TransientError:  # no memory is left, say
                     gevent.sleep(RETRY_PAUSE)
+                    continue
+                self._answering = True
+                reply = self._reply_to(request)
+                self._answering = False
+                while not self._has_sent(zap, reply):
+                    gevent.sleep(RETRY_PAUSE)
+
+    def _has_sent(self, zap: Socket, reply: list[bytes]) -> bool:
+        with contextlib.suppress(TransientError):
+            zap.send_frames(reply)
+            return True
+        return False
+
+    def _is_asked(self) -> bool:
+        """Whether there is a request without a reply, of somebody who may be gone."""
+        return self._answering or (self._zap is not None and not self._zap.closed and self._zap.has_input())
 
     def _reply_to(self, request: list[bytes]) -> list[bytes]:
         """The reply to a request of libzmq, which has always at least these frames."""
@@ -230,15 +247,18 @@ class _Place:
         self.connections: set[_Connection] = set()
         self.admitted = 0
 
-    def admit(self, id: str, settled_before: float) -> None:
-        """Note that one of the connections belongs to this id; not one that was accepted before then, if it can be."""
+    def admit(self, id: str, settled_before: float, is_here: bool) -> None:
+        """Note that one of the connections belongs to this id; not one that was accepted before then, if it can be.
+
+        `is_here` is whether it is certainly one of them, and not one that is gone.
+        """
         for one in self.connections:
             if not one.settled and one.accepted < settled_before:
                 self._settle(one)
         unsettled = [one for one in self.connections if not one.settled]
         for one in unsettled or self.connections:  # the second when our account was wrong: it may be any of them
             one.ids.add(id)
-        self.admitted += 1
+        self.admitted += is_here
         if self.admitted >= len(unsettled):
             for one in unsettled:
                 one.settled = True
@@ -259,20 +279,30 @@ class Guard:
     """Watches over who comes in to one bound socket: the connections that it has, and whom its gate refused.
 
     `refusals` counts them, by reason and address: '' for who was gone before anybody could see where from he came. Of
-    too many different ones the rest is under the address "others".
+    too many different ones the rest is under the address "others". `revoked` are the ids of those who were put out, and
+    have not come in again.
     """
 
     def __init__(
-        self, name: str, domain: bytes, gate: Gate, complaints: Complaints, handshake_seconds: float = math.inf
+        self,
+        name: str,
+        domain: bytes,
+        gate: Gate,
+        complaints: Complaints,
+        handshake_seconds: float,
+        is_asked: Callable[[], bool],
     ) -> None:
         self.name = name
         self.domain = domain
         self.gate = gate
         self.refusals: Counter[tuple[str, str]] = Counter()
+        self.revoked: set[str] = set()
         self.over = Event()  # nothing more is told of the connections
         self._monitor: SocketMonitor | None = None
         self._connections: dict[int, _Connection] = {}  # by descriptor
-        self._places: dict[str, _Place] = {}  # by address
+        self._places: dict[str, _Place] = {}  # by address, without its zone
+        self._is_asked = is_asked
+        self._is_owed = False  # whether somebody is gone who may still be let in: who hangs up at once, say
         # libzmq closes those that have not finished by then; it may be late, so that twice as long is certain.
         self._settles_after = 2 * handshake_seconds
         self._failure = ""  # of the handshake, of a connection that is about to be told of
@@ -293,19 +323,25 @@ class Guard:
         if verdict.id is None:
             self._refused(verdict.reason, address, verdict.who)
             return None
-        if (place := self._places.get(address)) is not None:  # else it is gone already
-            place.admit(verdict.id, time.monotonic() - self._settles_after)
+        self.revoked.discard(verdict.id)
+        if (place := self._places.get(_without_zone(address))) is not None:  # else it is gone already
+            place.admit(verdict.id, time.monotonic() - self._settles_after, not self._is_owed)
         return verdict.id
 
     def peer(self, frame: Any) -> Peer:
         """Who sent this `zmq.Frame`. In its metadata, libzmq lets nothing that a peer says stand for these two."""
-        return self.gate.peer(frame.get("User-Id"), frame.get("Peer-Address"))
+        return self.gate.peer(_property(frame, "User-Id"), _property(frame, "Peer-Address"))
+
+    def has_put_out(self, frame: Any) -> bool:
+        """Whether who sent this `zmq.Frame` may not connect any more. What he sent before may still be in queues."""
+        return _property(frame, "User-Id") in self.revoked
 
     def close_revoked(self, before: Mapping[str, Identity]) -> None:
         """Close the connections of those who may not come in any more, of those who might when this was in the list."""
         revoked = self.gate.revoked(before)
         if not revoked:
             return
+        self.revoked |= revoked.keys()
         closed = 0
         for descriptor, connection in list(self._connections.items()):
             if connection.ids & revoked.keys():
@@ -357,6 +393,8 @@ class Guard:
             self._note(*untold.popleft())
             if time.monotonic() > until:
                 return
+        with contextlib.suppress(SocketClosed):
+            self._is_owed = self._is_owed and self._is_asked()
 
     def _note(self, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
@@ -384,7 +422,7 @@ class Guard:
             found = _Connection(*(("", None) if connection is None else _where_from(connection)))
             self._connections[descriptor] = found
             address = found.address
-            place = self._places.setdefault(address, _Place())
+            place = self._places.setdefault(_without_zone(address), _Place())
             place.connections.add(found)
             if connection is not None and len(place.connections) > self.gate.max_connections:
                 self._refused("too many connections from this address", address)
@@ -396,10 +434,11 @@ class Guard:
         if connection is None:
             return
         address, settled = connection.address, connection.settled
-        place = self._places[address]
+        place = self._places[_without_zone(address)]
         place.forget(connection)
+        self._is_owed |= not settled
         if not place.connections:
-            del self._places[address]
+            del self._places[_without_zone(address)]
         if failure and not settled:
             self._refused(failure, address)
 
@@ -410,6 +449,19 @@ class Guard:
         self.refusals[key] += 1
         text = f"{self.name} refused {who and f'{who} at '}{address or 'somebody'}: {reason}"
         self._complaints.tell(f"{self.name} {reason}", text)
+
+
+def _property(frame: Any, name: str) -> str:
+    """What libzmq knows of the connection of a frame: '' for inproc, which has nothing of the kind."""
+    try:
+        return str(frame.get(name))
+    except zmq.ZMQError:
+        return ""
+
+
+def _without_zone(address: str) -> str:
+    """An IPv6 address without the interface that it is at, of which ZAP knows and the descriptor does not."""
+    return address.partition("%")[0]
 
 
 # Descriptors -----------------------------------------------------------------------------------------------------
@@ -434,7 +486,8 @@ def _duplicate(descriptor: int) -> Iterator[sockets.socket | None]:
     connection = None
     try:
         with contextlib.suppress(OSError):  # it is no socket: the number is another file's by now
-            connection = _Original(sockets.AF_INET, sockets.SOCK_STREAM, 0, number)  # or another: looking would cost
+            # Or of another family, but to look costs three calls. Addresses of the others fit where those of this one do.
+            connection = _Original(sockets.AF_UNIX, sockets.SOCK_STREAM, 0, number)
         yield connection
     finally:
         if connection is not None:

@@ -4,10 +4,14 @@ import errno
 import json
 import os
 import resource
+import socket
 import stat
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import gevent
+import gevent.monkey
 import pytest
 import zmq
 import zmq.green
@@ -174,9 +178,9 @@ def test_revoked_keys_are_put_out_of_all_sockets_and_others_stay(keys, start_sec
 
     def connect(name):
         clients = {}
-        for kind, socket in kinds.items():
+        for kind, peer in kinds.items():
             subscription = {"subscribe": b""} if kind == "sub" else {}
-            clients[kind] = new(kind, endpoints[socket], **keys.of(name), **subscription)
+            clients[kind] = new(kind, endpoints[peer], **keys.of(name), **subscription)
             assert clients[kind].shake_hands() == "HANDSHAKE_SUCCEEDED"
         return clients
 
@@ -713,3 +717,130 @@ def test_nobody_is_put_out_because_his_file_cannot_be_opened_for_a_moment(tmp_pa
         known.changed(pytest.fail)
     assert known.get(alice) is not None
     assert known.get(bob) is not None
+
+
+def test_who_hangs_up_before_he_is_answered_makes_nobody_outlive_his_key(keys, start_secured, new, wait_until):
+    """He was counted as one of those who are there: another one was taken for known, who was still shaking hands."""
+    keys.authorize("mallory")
+    service = start_secured(AllKinds, keys.security)
+    endpoint = service.endpoints["it"]["rep"]
+    guard = service.servers["it"].sockets.rep.guard
+    zap = service.context.authenticator._zap
+    with FlakyProxy(endpoint) as proxy:
+        proxy.stall()
+        slow = new("req", proxy.endpoint, **keys.of("mallory"))
+        slow.send("it is me")
+        wait_until(lambda: len(guard._connections) == 1)
+        # Until he is gone the hub does not run, which would answer him.
+        with zmq.Context() as context:
+            hasty = context.socket(zmq.REQ)
+            hasty.linger = 0
+            for option, value in keys.of("alice").items():
+                hasty.set(getattr(zmq, option.upper()), value)
+            hasty.connect(endpoint)
+            spin_until(zap.has_input)
+            hasty.close()
+        spin_until(lambda: has_heard(guard) and len(guard._connections) == 1 and zap.has_input())
+        wait_until(lambda: not zap.has_input())
+        with closing(Connection(endpoint)):
+            wait_until(lambda: len(guard._connections) == 2)
+            proxy.resume()
+            assert slow.receive() == "it is me"
+            keys.revoke("mallory")
+            slow.hear("DISCONNECTED")
+
+
+def has_heard(guard) -> bool:
+    guard._hear()
+    return not guard._untold
+
+
+def spin_until(condition) -> None:
+    """Wait for something that threads of libzmq do, and do not let the hub run."""
+    while not condition():
+        pass
+
+
+def link_local_addresses() -> Iterator[str]:
+    """Those of this machine, with the interface that each is at."""
+    with open("/proc/net/if_inet6") as interfaces:
+        for address, _, _, scope, _, name in map(str.split, interfaces):
+            if scope == "20":
+                yield f"{socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))}%{name}"
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
+def test_a_revoked_key_is_put_out_that_came_by_ipv6(keys, start_secured, new):
+    service = start_secured(AllKinds, keys.security, rep={"uri": "tcp://[::1]:*", "options": {"ipv6": 1}})
+    client = new("req", service.endpoints["it"]["rep"], ipv6=1, **keys.of("alice"))
+    assert client.ask("hello") == "hello"
+    keys.revoke("alice")
+    client.hear("DISCONNECTED")
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
+def test_a_revoked_key_is_put_out_that_came_from_an_address_with_a_zone(keys, start_secured, new):
+    address = next(link_local_addresses(), None)
+    if address is None:
+        pytest.skip("no interface has a link-local address")
+    service = start_secured(AllKinds, keys.security, rep={"uri": "tcp://*:*", "options": {"ipv6": 1}})
+    endpoint = service.endpoints["it"]["rep"].replace("[::]", f"[{address}]")
+    client = new("req", endpoint, ipv6=1, **keys.of("alice"))
+    assert client.ask("hello") == "hello"
+    keys.revoke("alice")
+    client.hear("DISCONNECTED")
+
+
+class Slow(Server):
+    def setup(self):
+        self.pulled = []
+        self.go_on = Event()
+
+    @bind_in("pull", "pull")
+    def pull(self, socket, received):
+        self.pulled.append(received.text)
+        self.go_on.wait()
+
+
+def test_what_a_revoked_key_has_sent_before_is_not_handled_any_more(keys, start_secured, new, wait_until):
+    keys.authorize("mallory")
+    service = start_secured(Slow, keys.security)
+    server = service.servers["it"]
+    mallory = new("push", service.endpoints["it"]["pull"], **keys.of("mallory"))
+    mallory.shake_hands()
+    for number in range(5):
+        mallory.send(str(number))
+    wait_until(lambda: server.pulled)
+    keys.revoke("mallory")
+    mallory.hear("DISCONNECTED")
+    server.go_on.set()
+    wait_until(lambda: server.counts["pull"].refused == 4)
+    assert server.pulled == ["0"]
+    keys.authorize("mallory")
+    with gevent.Timeout(PATIENCE):
+        while True:  # until the list was read again
+            again = new("push", service.endpoints["it"]["pull"], **keys.of("mallory"))
+            if again.shake_hands() == "HANDSHAKE_SUCCEEDED":
+                break
+    again.send("again")
+    wait_until(lambda: server.pulled == ["0", "again"])
+
+
+# Strangers -----------------------------------------------------------------------------------------------------------
+
+
+def test_others_get_to_run_while_strangers_come_and_go(keys, start_secured):
+    service = start_secured(AllKinds, keys.security)
+    host, _, port = service.endpoints["it"]["rep"].removeprefix("tcp://").rpartition(":")
+    guard = service.servers["it"].sockets.rep.guard
+    strangers = 2000
+    for _ in range(strangers):  # the hub does not run meanwhile
+        plain = gevent.monkey.get_original("socket", "socket")()
+        plain.connect((host, int(port)))
+        plain.close()
+    seen = set()
+    with gevent.Timeout(PATIENCE):
+        while guard.refusals.total() < strangers:
+            seen.add(guard.refusals.total())
+            gevent.sleep(0.001)
+    assert seen - {0}, "all of them were looked at in one go"
