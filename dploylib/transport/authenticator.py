@@ -486,7 +486,7 @@ def _duplicate(descriptor: int) -> Iterator[sockets.socket | None]:
     connection = None
     try:
         with contextlib.suppress(OSError):  # it is no socket: the number is another file's by now
-            # Or of another family, but to look costs three calls. Addresses of the others fit where those of this one do.
+            # Or of another family: to look costs three calls, and their addresses fit where those of this one do.
             connection = _Original(sockets.AF_UNIX, sockets.SOCK_STREAM, 0, number)
         yield connection
     finally:
