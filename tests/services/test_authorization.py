@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import socket
 import stat
 from contextlib import closing, contextmanager, suppress
 
@@ -20,6 +21,7 @@ from dploylib.servers import Server, allow, bind, bind_in
 from dploylib.services import GreenletServerCoordinator, Service
 from dploylib.testing import FlakyProxy
 from dploylib.transport import Context
+from dploylib.transport.authenticator import _duplicate, _where_from
 from dploylib.transport.monitor import SocketMonitor
 from tests.hard.zmtp import Connection, message
 from tests.services.bare import PATIENCE, bare_context, with_key, with_password
@@ -163,9 +165,9 @@ def test_revoked_keys_are_put_out_of_all_sockets_and_others_stay(keys, start_sec
 
     def connect(name):
         clients = {}
-        for kind, socket in kinds.items():
+        for kind, name_there in kinds.items():
             subscription = {"subscribe": b""} if kind == "sub" else {}
-            clients[kind] = new(kind, endpoints[socket], **keys.of(name), **subscription)
+            clients[kind] = new(kind, endpoints[name_there], **keys.of(name), **subscription)
             assert clients[kind].shake_hands() == "HANDSHAKE_SUCCEEDED"
         return clients
 
@@ -702,3 +704,23 @@ def test_nobody_is_put_out_because_his_file_cannot_be_opened_for_a_moment(tmp_pa
         known.changed(pytest.fail)
     assert known.get(alice) is not None
     assert known.get(bob) is not None
+
+
+def test_a_connection_is_looked_at_without_a_descriptor_to_spare_and_stays_open():
+    here, there = socket.socketpair()
+    with closing(here), closing(there):
+        with no_descriptors_left(), _duplicate(here.fileno()) as connection:
+            assert _where_from(connection)[1] == (os.getpid(), os.getuid(), os.getgid())
+            assert connection.fileno() == here.fileno()
+        here.sendall(b"still open")
+        assert there.recv(100) == b"still open"
+
+
+def test_what_is_no_connection_any_more_is_not_looked_at(tmp_path):
+    """libzmq has closed it; its number is nobody's, or by now that of a file. No duplicate is left either."""
+    with (tmp_path / "file").open("w") as file:
+        number = file.fileno()
+        with _duplicate(number) as found:
+            assert found is None or _where_from(found) == ("", None)
+    with _duplicate(number) as found:
+        assert found is None
