@@ -20,6 +20,7 @@ import math
 import os
 import socket as sockets
 import struct
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -55,6 +56,9 @@ _TURN = 0.001  # seconds for which events are looked at before others may run
 _PAUSE = 0.0002  # seconds for which these may
 _MOST_REFUSALS = 1000  # kinds of them that are counted apart
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred (unix(7))
+_BYTES_ACKED = struct.Struct("=120xQ")  # tcpi_bytes_acked of struct tcp_info (linux/tcp.h), since Linux 4.1
+_KNOWS_PROGRESS = sys.platform == "linux"
+_BEFORE_READY = 64 + 170 + 12  # octets that libzmq sends before a READY: greeting, WELCOME, ERROR (ZeroMQ RFC 26)
 _EVENTS = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_DISCONNECTED
@@ -198,13 +202,14 @@ class Authenticator:
 class _Connection:
     """One connection to a bound socket: where it is from, and the ids that it may belong to."""
 
-    __slots__ = ("accepted", "address", "ids", "settled", "signature")
+    __slots__ = ("accepted", "address", "finished", "ids", "settled", "signature")
 
     def __init__(self, address: str, signature: object) -> None:
         self.address = address
         self.signature = signature
         self.accepted = time.monotonic()
         self.ids: set[str] = set()
+        self.finished = False  # whether libzmq has finished the handshake, as far as we looked
         self.settled = False  # whether it has certainly finished its handshake, so that who comes in later is another
 
 
@@ -217,10 +222,13 @@ class _Place:
         self.connections: set[_Connection] = set()
         self.admitted = 0
 
-    def admit(self, id: str, settled_before: float) -> None:
-        """Note that one of the connections belongs to this id; not one that was accepted before then, if it can be."""
+    def admit(self, id: str, settled_before: float, looks: bool) -> None:
+        """Note that one of the connections belongs to this id; not one that was accepted before then, if it can be.
+
+        `looks` is whether those are looked at, and `finished` is known of them.
+        """
         for one in self.connections:
-            if not one.settled and one.accepted < settled_before:
+            if not one.settled and one.accepted < settled_before and (one.finished or not looks):
                 self._settle(one)
         unsettled = [one for one in self.connections if not one.settled]
         for one in unsettled or self.connections:  # the second when our account was wrong: it may be any of them
@@ -260,6 +268,9 @@ class Guard:
         self._monitor: SocketMonitor | None = None
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._places: dict[str, _Place] = {}  # by address
+        self._handshake_seconds = handshake_seconds
+        # Whether it ends those that take too long, over TCP. By ipc, and with other mechanisms, libzmq does.
+        self.ends_handshakes = _KNOWS_PROGRESS and gate.mechanism == "curve" and handshake_seconds < math.inf
         # libzmq closes those that have not finished by then; it may be late, so that twice as long is certain.
         self._settles_after = 2 * handshake_seconds
         self._failure = ""  # of the handshake, of a connection that is about to be told of
@@ -281,7 +292,7 @@ class Guard:
             self._refused(verdict.reason, address, verdict.who)
             return None
         if (place := self._places.get(address)) is not None:  # else it is gone already
-            place.admit(verdict.id, time.monotonic() - self._settles_after)
+            place.admit(verdict.id, time.monotonic() - self._settles_after, self.ends_handshakes)
         return verdict.id
 
     def peer(self, frame: Any) -> Peer:
@@ -290,6 +301,8 @@ class Guard:
 
     def look_again(self) -> None:
         """See who may not come in any more, and close his connections."""
+        if self.ends_handshakes:
+            self._end_handshakes()
         revoked = self.gate.revoked(lambda problem: self._complaints.tell(problem, f"{self.name}: {problem}"))
         if not revoked:
             return
@@ -300,6 +313,19 @@ class Guard:
         log.warning(
             "%s: %d who might connect may not any more, and %d connections were closed", self.name, len(revoked), closed
         )
+
+    def _end_handshakes(self) -> None:
+        """Cut those that have not finished their handshakes in time."""
+        began_by = time.monotonic() - self._handshake_seconds
+        for descriptor, connection in list(self._connections.items()):
+            if connection.finished or connection.accepted > began_by:
+                continue
+            with _duplicate(descriptor) as found:
+                if found is None or _where_from(found)[1] != connection.signature:
+                    continue
+                connection.finished = _has_finished(found)
+                if not connection.finished:
+                    _shut_down(found)
 
     # What becomes of the connections ------------------------------------------------------------------------------
     #
@@ -459,6 +485,20 @@ def _cut(descriptor: int, known: _Connection) -> bool:
             return False
         _shut_down(connection)
         return True
+
+
+def _has_finished(connection: sockets.socket) -> bool:
+    """Whether libzmq has finished the handshake of CURVE: then the peer has received more than a WELCOME, or an ERROR.
+
+    Which it cannot pretend. By ipc there is no such count, and libzmq looks after these itself.
+    """
+    if connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_DOMAIN) == sockets.AF_UNIX:
+        return True
+    try:
+        told = connection.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _BYTES_ACKED.size)
+    except OSError:  # it is over
+        return True
+    return len(told) < _BYTES_ACKED.size or _BYTES_ACKED.unpack(told)[0] > _BEFORE_READY
 
 
 def _shut_down(connection: sockets.socket) -> None:

@@ -619,6 +619,32 @@ def test_who_cannot_be_decided_about_is_not_let_in_and_the_next_one_is(
     wait_until(lambda: "it.request: cannot decide who may connect: ZeroDivisionError" in caplog.text)
 
 
+# Handshakes that take too long ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("octets", [0, 64, 64 + 202 + 100])
+def test_who_does_not_finish_his_handshake_is_put_out_and_who_has_done_so_may_be_quiet(
+    keys, start_secured, new, wait_until, octets
+):
+    service = start_secured(AllKinds, keys.security, rep={"options": {"handshake_ivl": 3000}})
+    endpoint = service.endpoints["it"]["rep"]
+    assert service.servers["it"].sockets.rep.get_option("handshake_ivl") == 3000
+    quiet, asks = (new("dealer", endpoint, **keys.of("alice")) for _ in range(2))
+    assert quiet.shake_hands() == asks.shake_hands() == "HANDSHAKE_SUCCEEDED"
+    refusals = service.servers["it"].sockets.rep.guard.refusals
+    with FlakyProxy(endpoint) as proxy:
+        if octets:
+            proxy.rate = 1000
+        else:
+            proxy.stall()
+        new("dealer", proxy.endpoint, handshake_ivl=0, **keys.of("alice"))
+        wait_until(lambda: proxy.connections == 1 and proxy.passed["up"] >= octets)
+        proxy.stall()
+        wait_until(lambda: refusals["it went away during the handshake", "127.0.0.1"] == 1)
+    assert asks.ask("hello") == "hello"
+    assert quiet.ask("hello") == "hello"
+
+
 # Monitors ------------------------------------------------------------------------------------------------------------
 
 
