@@ -173,7 +173,7 @@ class Gate:
 
     def __init__(self, credentials: Credentials, roster: Roster | None) -> None:
         security = credentials.security
-        self._mechanism = credentials.mechanism
+        self.mechanism = credentials.mechanism
         self.roster = roster
         self._groups = None if security.groups is None else frozenset(security.groups)
         self._allowed = None if security.allow is None else [network_of(text) for text in security.allow]
@@ -192,11 +192,11 @@ class Gate:
         reason = self._reason_against(address)
         if reason:
             return Verdict(None, reason)
-        if mechanism != ("NULL" if self._mechanism == "none" else self._mechanism.upper()):
+        if mechanism != ("NULL" if self.mechanism == "none" else self.mechanism.upper()):
             return Verdict(None, f"mechanism {mechanism}")  # libzmq does not let it come to this
-        if self._mechanism == "curve":
+        if self.mechanism == "curve":
             return self._admit_key(credentials)
-        return self._admit_user(credentials) if self._mechanism == "plain" else Verdict("")
+        return self._admit_user(credentials) if self.mechanism == "plain" else Verdict("")
 
     def _reason_against(self, address: str) -> str:
         if self._allowed is None and not self._denied:
@@ -244,7 +244,7 @@ class Gate:
 
     def peer(self, id: str, address: str) -> Peer:
         """Who is behind an id that was let in, as the lists are now."""
-        key = _fingerprint(id) if self._mechanism == "curve" else ""
+        key = _fingerprint(id) if self.mechanism == "curve" else ""
         known = None if self.roster is None else self.roster.get(id)
         if known is None:
             return Peer("", frozenset(), key, address)

@@ -21,6 +21,7 @@ import math
 import os
 import socket as sockets
 import struct
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +59,9 @@ _PAUSE = 0.0002  # seconds for which these may
 _MOST_NAMES = 20  # in one line of the log
 _MOST_REFUSALS = 1000  # kinds of them that are counted apart
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred (unix(7))
+_BYTES_ACKED = struct.Struct("=120xQ")  # tcpi_bytes_acked of struct tcp_info (linux/tcp.h), since Linux 4.1
+_KNOWS_PROGRESS = sys.platform == "linux"
+_BEFORE_READY = 64 + 170 + 12  # octets that libzmq sends before a READY: greeting, WELCOME, ERROR (ZeroMQ RFC 26)
 _EVENTS = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_DISCONNECTED
@@ -209,12 +213,15 @@ class Authenticator:
         while True:
             gevent.sleep(_POLL_INTERVAL)
             try:
-                self._close_revoked()
+                self._look_at_all()
             except Exception:
                 log.exception("cannot look who may still connect; trying again")
 
-    def _close_revoked(self) -> None:
+    def _look_at_all(self) -> None:
         guards = list(self._guards.values())
+        for guard in guards:
+            if guard.ends_handshakes:
+                guard.end_handshakes()
         used = {guard.gate.roster for guard in guards}
         for roster, before in self.rosters.look_again(used, self._complain_about_list):
             for guard in guards:
@@ -228,13 +235,14 @@ class Authenticator:
 class _Connection:
     """One connection to a bound socket: where it is from, and the ids that it may belong to."""
 
-    __slots__ = ("accepted", "address", "ids", "settled", "signature")
+    __slots__ = ("accepted", "address", "finished", "ids", "settled", "signature")
 
     def __init__(self, address: str, signature: object) -> None:
         self.address = address
         self.signature = signature
         self.accepted = time.monotonic()
         self.ids: set[str] = set()
+        self.finished = False  # whether libzmq has finished the handshake, as far as we looked
         self.settled = False  # whether it has certainly finished its handshake, so that who comes in later is another
 
 
@@ -247,13 +255,14 @@ class _Place:
         self.connections: set[_Connection] = set()
         self.admitted = 0
 
-    def admit(self, id: str, settled_before: float, is_here: bool) -> None:
+    def admit(self, id: str, settled_before: float, is_here: bool, looks: bool) -> None:
         """Note that one of the connections belongs to this id; not one that was accepted before then, if it can be.
 
-        `is_here` is whether it is certainly one of them, and not one that is gone.
+        `is_here` is whether it is certainly one of them, and not one that is gone; `looks` whether those are looked at,
+        and `finished` is known of them.
         """
         for one in self.connections:
-            if not one.settled and one.accepted < settled_before:
+            if not one.settled and one.accepted < settled_before and (one.finished or not looks):
                 self._settle(one)
         unsettled = [one for one in self.connections if not one.settled]
         for one in unsettled or self.connections:  # the second when our account was wrong: it may be any of them
@@ -303,6 +312,9 @@ class Guard:
         self._places: dict[str, _Place] = {}  # by address, without its zone
         self._is_asked = is_asked
         self._is_owed = False  # whether somebody is gone who may still be let in: who hangs up at once, say
+        self._handshake_seconds = handshake_seconds
+        # Whether it ends those that take too long, over TCP. By ipc, and with other mechanisms, libzmq does.
+        self.ends_handshakes = _KNOWS_PROGRESS and gate.mechanism == "curve" and handshake_seconds < math.inf
         # libzmq closes those that have not finished by then; it may be late, so that twice as long is certain.
         self._settles_after = 2 * handshake_seconds
         self._failure = ""  # of the handshake, of a connection that is about to be told of
@@ -325,7 +337,8 @@ class Guard:
             return None
         self.revoked.discard(verdict.id)
         if (place := self._places.get(_without_zone(address))) is not None:  # else it is gone already
-            place.admit(verdict.id, time.monotonic() - self._settles_after, not self._is_owed)
+            settled_before = time.monotonic() - self._settles_after
+            place.admit(verdict.id, settled_before, not self._is_owed, self.ends_handshakes)
         return verdict.id
 
     def peer(self, frame: Any) -> Peer:
@@ -350,6 +363,19 @@ class Guard:
         if len(names) > _MOST_NAMES:
             names[_MOST_NAMES:] = [f"{len(names) - _MOST_NAMES} others"]
         log.warning("%s: revoked %s; connections closed: %d", self.name, ", ".join(names), closed)
+
+    def end_handshakes(self) -> None:
+        """Cut those that have not finished their handshakes in time."""
+        began_by = time.monotonic() - self._handshake_seconds
+        for descriptor, connection in list(self._connections.items()):
+            if connection.finished or connection.accepted > began_by:
+                continue
+            with _duplicate(descriptor) as found:
+                if found is None or _where_from(found)[1] != connection.signature:
+                    continue
+                connection.finished = _has_finished(found)
+                if not connection.finished:
+                    _shut_down(found)
 
     # What becomes of the connections ------------------------------------------------------------------------------
     #
@@ -526,6 +552,20 @@ def _cut(descriptor: int, known: _Connection) -> bool:
             return False
         _shut_down(connection)
         return True
+
+
+def _has_finished(connection: sockets.socket) -> bool:
+    """Whether libzmq has finished the handshake of CURVE: then the peer has received more than a WELCOME, or an ERROR.
+
+    Which it cannot pretend. By ipc there is no such count, and libzmq looks after these itself.
+    """
+    if connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_DOMAIN) == sockets.AF_UNIX:
+        return True
+    try:
+        told = connection.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _BYTES_ACKED.size)
+    except OSError:  # it is over
+        return True
+    return len(told) < _BYTES_ACKED.size or _BYTES_ACKED.unpack(told)[0] > _BEFORE_READY
 
 
 def _shut_down(connection: sockets.socket) -> None:

@@ -352,7 +352,7 @@ class Socket(Sender):
         path = lockable_path(uri)
         lock = None if path is None else self._lock(uri, path)
         try:
-            with self._file_permissions(uri):
+            with self._file_permissions(uri), self._handshake_time(uri):
                 self._attach("bind to", self._zmq_socket.bind, uri)
         except BaseException:
             if lock is not None:
@@ -463,6 +463,23 @@ class Socket(Sender):
             frames = self._read(self._zmq_socket)
             if self._next is None:
                 self._next = frames
+
+    @contextlib.contextmanager
+    def _handshake_time(self, uri: str) -> Iterator[None]:
+        """Leave it to the guard to end handshakes that take too long, where it can: what libzmq does for that is slow.
+
+        It looks through the timers of all connections whenever one of them goes or has shaken hands
+        (poller_base_t::cancel_timer): with 10,000 that have not, its thread can do 1,000 of these a second.
+        """
+        if self.guard is None or not self.guard.ends_handshakes or not uri.startswith("tcp:"):
+            yield
+            return
+        before = self.get_option("handshake_ivl")
+        self.set_option("handshake_ivl", 0)
+        try:
+            yield
+        finally:
+            self.set_option("handshake_ivl", before)
 
     def _secure(self, verb: str, credentials: Credentials, uri: str, options: Options) -> None:
         """Set what the credentials say for this endpoint. Each has the options that were set when it was attached."""

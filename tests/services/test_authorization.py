@@ -24,6 +24,7 @@ from dploylib.servers import Server, allow, bind, bind_in
 from dploylib.services import GreenletServerCoordinator, Service
 from dploylib.testing import FlakyProxy
 from dploylib.transport import Context
+from dploylib.transport.authenticator import _duplicate, _where_from
 from dploylib.transport.monitor import SocketMonitor
 from tests.hard.zmtp import Connection, message
 from tests.services.bare import PATIENCE, bare_context, with_key, with_password
@@ -178,9 +179,9 @@ def test_revoked_keys_are_put_out_of_all_sockets_and_others_stay(keys, start_sec
 
     def connect(name):
         clients = {}
-        for kind, peer in kinds.items():
+        for kind, name_there in kinds.items():
             subscription = {"subscribe": b""} if kind == "sub" else {}
-            clients[kind] = new(kind, endpoints[peer], **keys.of(name), **subscription)
+            clients[kind] = new(kind, endpoints[name_there], **keys.of(name), **subscription)
             assert clients[kind].shake_hands() == "HANDSHAKE_SUCCEEDED"
         return clients
 
@@ -632,6 +633,32 @@ def test_who_cannot_be_decided_about_is_not_let_in_and_the_next_one_is(
     wait_until(lambda: "it.request: cannot decide who may connect: ZeroDivisionError" in caplog.text)
 
 
+# Handshakes that take too long ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("octets", [0, 64, 64 + 202 + 100])
+def test_who_does_not_finish_his_handshake_is_put_out_and_who_has_done_so_may_be_quiet(
+    keys, start_secured, new, wait_until, octets
+):
+    service = start_secured(AllKinds, keys.security, rep={"options": {"handshake_ivl": 3000}})
+    endpoint = service.endpoints["it"]["rep"]
+    assert service.servers["it"].sockets.rep.get_option("handshake_ivl") == 3000
+    quiet, asks = (new("dealer", endpoint, **keys.of("alice")) for _ in range(2))
+    assert quiet.shake_hands() == asks.shake_hands() == "HANDSHAKE_SUCCEEDED"
+    refusals = service.servers["it"].sockets.rep.guard.refusals
+    with FlakyProxy(endpoint) as proxy:
+        if octets:
+            proxy.rate = 1000
+        else:
+            proxy.stall()
+        new("dealer", proxy.endpoint, handshake_ivl=0, **keys.of("alice"))
+        wait_until(lambda: proxy.connections == 1 and proxy.passed["up"] >= octets)
+        proxy.stall()
+        wait_until(lambda: refusals["it went away during the handshake", "127.0.0.1"] == 1)
+    assert asks.ask("hello") == "hello"
+    assert quiet.ask("hello") == "hello"
+
+
 # Monitors ------------------------------------------------------------------------------------------------------------
 
 
@@ -844,3 +871,23 @@ def test_others_get_to_run_while_strangers_come_and_go(keys, start_secured):
             seen.add(guard.refusals.total())
             gevent.sleep(0.001)
     assert seen - {0}, "all of them were looked at in one go"
+
+
+def test_a_connection_is_looked_at_without_a_descriptor_to_spare_and_stays_open():
+    here, there = socket.socketpair()
+    with closing(here), closing(there):
+        with no_descriptors_left(), _duplicate(here.fileno()) as connection:
+            assert _where_from(connection)[1] == (os.getpid(), os.getuid(), os.getgid())
+            assert connection.fileno() == here.fileno()
+        here.sendall(b"still open")
+        assert there.recv(100) == b"still open"
+
+
+def test_what_is_no_connection_any_more_is_not_looked_at(tmp_path):
+    """libzmq has closed it; its number is nobody's, or by now that of a file. No duplicate is left either."""
+    with (tmp_path / "file").open("w") as file:
+        number = file.fileno()
+        with _duplicate(number) as found:
+            assert found is None or _where_from(found) == ("", None)
+    with _duplicate(number) as found:
+        assert found is None
