@@ -95,7 +95,7 @@ servers:
         ("{allow: [10.0.0.1/8]}", "security.allow.0: found '10.0.0.1/8' (string), expected an IP address or network"),
         ("{deny: [me]}", "security.deny.0: found 'me' (string), expected an IP address or network"),
         ("{max_connections_per_address: 0}", "found 0 (integer), expected integer >= 1"),
-        ("{ipc_permissions: 0660}", "security.ipc_permissions: found 432 (integer), expected"),
+        ("{ipc_permissions: 0660}", "found 432 (integer), expected the octal permissions of a file in quotes, such as"),
         ("{ipc_permissions: '0999'}", "expected the octal permissions of a file in quotes, such as '0660'"),
         ("{servers: {ship: {insecure: true}}}", "the service has no server 'ship'; did you mean 'shop'?"),
         ("{password: [hunter2]}", "security.password: found list, expected string"),
