@@ -11,6 +11,7 @@ from .parameters import Target, configuration, service_options
 
 if TYPE_CHECKING:
     from ..config import Settings
+    from ..security import Security
     from ..services import Service
 
 __all__ = ["command"]
@@ -25,7 +26,7 @@ def command(
     """Check a service and its configuration.
 
     Does everything that `run` does, but binds and connects nothing. Prints every problem, one a line, or what would
-    run.
+    run, and by what it is secured.
     """
     from .modules import load_service, patch_standard_library
 
@@ -45,7 +46,13 @@ def command(
 
 def _summary(service: Service, settings: Settings) -> list[str]:
     rows = [
-        (f"{server}.{socket.name}", socket.socket_type, socket.setup_type, " ".join(infos[socket.name].uris))
+        (
+            f"{server}.{socket.name}",
+            socket.socket_type,
+            socket.setup_type,
+            " ".join(infos[socket.name].uris),
+            _secured_by(settings.security(server, socket.name), infos[socket.name].uris),
+        )
         for server, cls in service.server_classes.items()
         for infos in [settings.server_info(server)]
         for socket in cls.description.sockets.values()
@@ -53,6 +60,16 @@ def _summary(service: Service, settings: Settings) -> list[str]:
     ]
     summary = f"OK: {_counted(len(service.server_classes), 'server')}, {_counted(len(rows), 'socket')}"
     return [summary, *aligned(rows)]
+
+
+def _secured_by(security: Security, uris: list[str]) -> str:
+    """The mechanism of a socket, and for whom it is; '' for one that everybody may connect to."""
+    from ..security import Credentials
+
+    mechanism = Credentials(security).mechanism
+    if mechanism == "none" or all(uri.startswith("inproc:") for uri in uris):
+        return ""
+    return " ".join((mechanism, *(f"for {','.join(groups)}" for groups in [security.groups] if groups)))
 
 
 def _counted(count: int, noun: str) -> str:

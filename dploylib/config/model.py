@@ -202,7 +202,10 @@ def _as_written(schema: Any) -> Any:
 
 
 class Settings:
-    """A configuration that was checked, and where each part of it was written."""
+    """A configuration that was checked, and where each part of it was written.
+
+    `security_is_known` is False when its section `security` is wrong, so that nobody knows what sockets are to have.
+    """
 
     def __init__(
         self, data: object, sources: SourceMap | None = None, problems: Iterable[ConfigurationProblem] = ()
@@ -217,6 +220,7 @@ class Settings:
         checker = Checker(lambda path, message: found.append(self.problem(path, message)), self._sources.placeholders)
         checked = checker.check(data, Configuration)
         self._broken: dict[str, list[str]] = {}
+        self.security_is_known = not any(problem.path.partition(".")[0] == "security" for problem in found)
         if found:
             raise ConfigurationError(found, self._without_broken_parts(checked))
         self._configuration = msgspec.convert(checked, Configuration)
@@ -237,8 +241,8 @@ class Settings:
         whole = isinstance(sections, dict) and all(isinstance(section, dict) for section in sections.values())
         try:
             security = msgspec.convert(checked.get("security", {}), ServiceSecurity)
-        except msgspec.ValidationError:  # nobody knows what would be missing
-            security = ServiceSecurity(insecure=True)
+        except msgspec.ValidationError:
+            security = ServiceSecurity()
         self._configuration = Configuration(servers=usable, settings=sections if whole else {}, security=security)
         return self
 

@@ -49,8 +49,9 @@ class WatchedEndpoint:
     `changed` is called when `ready`, or the refusal of `handshakes`, may be another one. `lost` is what a connection
     that was made again is said in the log to have cost; '' for no word about it. `leaves` is called before the socket
     is disconnected, by which it loses what it has received. `events` are those of the endpoint, where the socket has
-    others, too. Raises `EndpointError`, `SecurityError`, or `TypeError` for
-    a socket that blocks the thread.
+    others, too.
+
+    Raises `EndpointError`, `SecurityError`, or `TypeError` for a socket that blocks the thread.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def _plain_flaw(text: object) -> str | None:
 
 
 def _permissions_flaw(text: object) -> str | None:
-    if not isinstance(text, str) or re.fullmatch(_OCTAL, text):
+    if text is None or (isinstance(text, str) and re.fullmatch(_OCTAL, text)):  # YAML makes a number of 0660
         return None
     return "expected the octal permissions of a file in quotes, such as '0660'"
 

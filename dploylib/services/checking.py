@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import zmq
 
@@ -18,6 +18,7 @@ from ..transport.ipc_lock import is_no_socket
 
 __all__ = ["check"]
 
+_T = TypeVar("_T")
 _Found = Iterator[tuple[tuple[str, ...], str]]
 
 _UNENCRYPTED = (
@@ -57,9 +58,10 @@ def check(servers: Mapping[str, type[Server]], settings: Settings) -> list[Confi
                     ((*path, *where), message)
                     for where, message in _socket_problems(description, info, context, owner, bound)
                 ]
-                if not any(where == (*path, "uri") for where, _ in found):
-                    found += _exposure_problems(settings, server, description.name, info)
-                found += _security_problems(settings, server, description, info)
+                if settings.security_is_known:
+                    if not any(where == (*path, "uri") for where, _ in found):
+                        found += _exposure_problems(settings, server, description.name, info)
+                    found += _security_problems(settings, server, description, info)
                 problems += [settings.problem(where, message) for where, message in found]
     return list(dict.fromkeys(problems))  # what is wrong for all sockets is told once
 
@@ -72,28 +74,38 @@ def _security_problems(settings: Settings, server: str, description: SocketDescr
             which, does = ("that connect", "is bound") if description.binds else ("that are bound", "connects")
             path = ("servers", server, socket, "security", setting)
             yield path, f"{setting} is for sockets {which}, and {server}.{socket} {does}"
-    gate = None
     try:
         errors = list(unreadable(security, description.binds))
-        if not errors:
-            credentials = Credentials(security)
-            if description.binds:
-                gate = credentials.gate()
-                credentials.bind_options()
-            elif any(not uri.startswith("inproc:") for uri in info.uris):
-                credentials.connect_options()
+        credentials = None if errors else Credentials(security)
     except SecurityError as error:
-        errors = [error]
+        errors, credentials = [error], None
+    gate = None
+    if credentials is not None and description.binds:
+        _made(credentials.bind_options, errors)
+        gate = _made(credentials.gate, errors)
+    elif credentials is not None and any(not uri.startswith("inproc:") for uri in info.uris):
+        _made(credentials.connect_options, errors)
     for flaw in errors:
         yield settings.security_path(server, socket, flaw.setting), str(flaw)
-    if description.groups is not None and not errors and (gate is None or not gate.names_peers):
+    if credentials is None or errors or description.groups is None:
+        return
+    if gate is None or not gate.names_peers:
         groups = ", ".join(sorted(description.groups))
-        found = "authorized_keys: any" if credentials.mechanism == "curve" else "mechanism: none"
+        found = "authorized_keys is any" if credentials.mechanism == "curve" else "mechanism is none"
         yield (
             settings.security_path(server, socket, None),
             f"the handler is for {groups}, and nobody is known by name here: security needs a list of authorized_keys, "
-            f"or passwords, and is {found}",
+            f"or passwords, but {found}",
         )
+
+
+def _made(make: Callable[[], _T], errors: list[SecurityError]) -> _T | None:
+    """What a function returns. When it raises an error, that is put to the others."""
+    try:
+        return make()
+    except SecurityError as error:
+        errors.append(error)
+        return None
 
 
 def _exposure_problems(settings: Settings, server: str, socket: str, info: SocketSettings) -> _Found:

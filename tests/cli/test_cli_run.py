@@ -84,6 +84,29 @@ def test_values_alone_are_a_configuration(dploylib, directory):
     )
 
 
+def test_check_says_what_sockets_are_secured_by(dploylib, directory):
+    (directory / "small.py").write_text(
+        "from dploylib import Server, Service, bind\n"
+        "class Small(Server):\n    near, far, inner = (bind(name, 'pub') for name in ('near', 'far', 'self'))\n"
+        "service = Service()\nservice.add_server('small', Small)\n"
+    )
+    (directory / "users").touch(0o600)
+    (directory / "users").write_text("ann secret staff\n")
+    (directory / "small.yaml").write_text(
+        "security: {passwords: users}\n"
+        "servers:\n"
+        "  small:\n"
+        "    near: {uri: 'ipc://near'}\n"
+        "    far: {uri: 'tcp://127.0.0.1:*', security: {groups: [staff, cooks]}}\n"
+        "    self: {uri: 'inproc://self'}\n"
+    )
+    assert text(dploylib("check", "small", "-c", "small.yaml").stdout).splitlines()[1:] == [
+        "small.near  pub  bind  ipc://near         plain",
+        "small.far   pub  bind  tcp://127.0.0.1:*  plain for staff,cooks",
+        "small.self  pub  bind  inproc://self",
+    ]
+
+
 def test_check_takes_settings_of_templates_and_tells_what_they_require(dploylib, directory):
     (directory / "small.py").write_text(
         "from dploylib import Server, Service, bind\n"

@@ -12,7 +12,7 @@ import gevent.subprocess
 import pytest
 
 from dploylib.security import KeyPair, fingerprint, write_key_pair
-from tests.clients.secured import PATIENCE, Secured, User
+from tests.clients.secured import PATIENCE, Secured, User, starting
 
 pytestmark = pytest.mark.skipif(
     gevent.monkey.is_module_patched("socket"), reason="commands run in interpreters of their own, and patch nothing"
@@ -40,15 +40,8 @@ def files(tmp_path) -> Path:
 
 @pytest.fixture
 def secured() -> Iterator[Callable[..., Secured]]:
-    servers: list[Secured] = []
-
-    def start(*arguments: Any, **settings: Any) -> Secured:
-        servers.append(Secured(*arguments, **settings))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
+    with starting() as start:
+        yield start
 
 
 @pytest.fixture

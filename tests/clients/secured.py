@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gevent
@@ -117,6 +119,22 @@ class Secured:
     def _pull(self) -> None:
         while True:
             self.pulled.append(self.socket.recv_multipart()[-1])
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[Callable[..., Secured]]:
+    """`start("router", pair=SERVER)`: a server that is closed at the end of this."""
+    servers: list[Secured] = []
+
+    def start(*arguments: Any, **settings: Any) -> Secured:
+        servers.append(Secured(*arguments, **settings))
+        return servers[-1]
+
+    try:
+        yield start
+    finally:
+        for server in servers:
+            server.close()
 
 
 class Interrupting:

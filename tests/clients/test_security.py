@@ -16,7 +16,9 @@ from gevent.server import StreamServer
 
 from dploylib.clients import ListeningClient, ObservableServiceClient, PushClient, RequestClient
 from dploylib.clients.retrying import Circuit
-from dploylib.connecting import backoff, has_key, mechanism_at
+from dploylib.connecting import backoff
+from dploylib.connecting.diagnosis import mechanism_at
+from dploylib.connecting.hello import has_key
 from dploylib.errors import (
     ConnectionLost,
     HandshakeFailed,
@@ -28,7 +30,7 @@ from dploylib.errors import (
 )
 from dploylib.security import Credentials, KeyPair, Security, fingerprint, write_key_pair
 from dploylib.transport import Context
-from tests.clients.secured import NEWS, PATIENCE, Interrupting, Secured, User, plain
+from tests.clients.secured import NEWS, PATIENCE, Interrupting, Secured, User, plain, starting
 
 pytestmark = pytest.mark.usefixtures("leak_check")
 
@@ -73,15 +75,8 @@ def curve(files) -> Callable[..., Security]:
 @pytest.fixture
 def secured(leak_check) -> Iterator[Callable[..., Secured]]:
     """`secured("router", pair=SERVER)`: a server that is closed with the test."""
-    servers: list[Secured] = []
-
-    def start(*arguments: Any, **settings: Any) -> Secured:
-        servers.append(Secured(*arguments, **settings))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
+    with starting() as start:
+        yield start
 
 
 class Way(NamedTuple):

@@ -95,7 +95,7 @@ servers:
         ("{allow: [10.0.0.1/8]}", "security.allow.0: found '10.0.0.1/8' (string), expected an IP address or network"),
         ("{deny: [me]}", "security.deny.0: found 'me' (string), expected an IP address or network"),
         ("{max_connections_per_address: 0}", "found 0 (integer), expected integer >= 1"),
-        ("{ipc_permissions: 0660}", "security.ipc_permissions: found 432 (integer), expected"),
+        ("{ipc_permissions: 0660}", "found 432 (integer), expected the octal permissions of a file in quotes, such as"),
         ("{ipc_permissions: '0999'}", "expected the octal permissions of a file in quotes, such as '0660'"),
         ("{servers: {ship: {insecure: true}}}", "the service has no server 'ship'; did you mean 'shop'?"),
         ("{password: [hunter2]}", "security.password: found list, expected string"),
@@ -238,19 +238,30 @@ def test_a_broken_configuration_is_not_said_to_be_insecure_as_well(keys):
     assert not any("nothing is encrypted" in one for one in found)
 
 
+def test_of_a_section_that_is_wrong_nobody_says_what_it_lacks(keys):
+    for section in ("{allow: 127.0.0.1}", "{authorised_keys: authorized}", "[curve]"):
+        [found] = problems(f"security: {section}\nservers: {{shop: {{orders: {{uri: 'tcp://*:*'}}}}}}\n", Guarded)
+        assert "string:1: security" in found
+
+
+def test_all_that_is_missing_is_told_at_once(keys):
+    found = problems("security: {mechanism: curve}\nservers: {shop: {orders: {uri: 'tcp://127.0.0.1:*'}}}\n", Guarded)
+    assert ["secret_key" in found[0], "authorized_keys" in found[1], len(found)] == [True, True, 2]
+
+
 # Handlers for some ------------------------------------------------------------------------------------------------
 
 
 def test_handlers_for_groups_need_to_know_who_is_there(keys):
     text = "servers: {shop: {orders: {uri: 'tcp://127.0.0.1:*'}}}\n"
     for section, what in {
-        "{}": "mechanism: none",
-        "{secret_key: server.key_secret, authorized_keys: any}": "authorized_keys: any",
-        "{allow: [127.0.0.1]}": "mechanism: none",
+        "{}": "mechanism is none",
+        "{secret_key: server.key_secret, authorized_keys: any}": "authorized_keys is any",
+        "{allow: [127.0.0.1]}": "mechanism is none",
     }.items():
         [found] = problems(f"security: {section}\n{text}", Guarded)
         assert "servers.shop.orders: the handler is for cooks, waiters, and nobody is known by name here" in found
-        assert found.endswith(f"and is {what}")
+        assert found.endswith(f"but {what}")
     assert problems(f"security: {{{SECURE}}}\n{text}", Guarded) == []
 
 
