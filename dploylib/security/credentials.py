@@ -12,7 +12,7 @@ from .authorized import AuthorizedKeys, Passwords, Roster
 from .exposure import leaves_machine
 from .keys import Identity, KeyPair, fingerprint, is_key, public_key_of
 from .peer import Peer
-from .settings import ANYBODY, Security, is_network, network_of
+from .settings import ANYBODY, FOR_CURVE, FOR_PLAIN, Security, is_network, network_of
 
 __all__ = ["DEFAULT_CONNECTIONS", "IPC_PERMISSIONS", "Credentials", "Gate", "Verdict"]
 
@@ -24,8 +24,7 @@ IPC_PERMISSIONS = 0o600
 
 _Options: TypeAlias = list[tuple[str, Any]]
 
-_FOR_CURVE = ("secret_key", "server_key", "authorized_keys")
-_FOR_PLAIN = ("username", "password", "passwords")
+_WITHOUT_HANDSHAKE = ("pgm", "epgm", "norm", "udp")  # libzmq has no mechanism for these, and asks nobody who he is
 
 
 class Credentials:
@@ -65,11 +64,26 @@ class Credentials:
 
     def flaw_of(self, uri: str) -> str | None:
         """Why this endpoint must not be used with these; None when it may be."""
+        transport = uri.partition("://")[0]
+        if self.mechanism != "none" and transport in _WITHOUT_HANDSHAKE:
+            return f"{transport} has no handshake: nothing would be encrypted, and nobody asked who he is"
         if self.mechanism != "plain" or self.security.insecure or not leaves_machine(uri):
             return None
         return (
             "with PLAIN the password goes over the network for anybody to read; use CURVE, or say insecure: true if "
             "nobody can listen there"
+        )
+
+    @property
+    def flaw_of_raw(self) -> str | None:
+        """Why a socket that speaks plain TCP (`stream`, or with `router_raw`) must not be used with these, or None."""
+        security = self.security
+        asked = (security.groups, security.allow, security.deny)
+        if self.mechanism == "none" and all(one is None for one in asked):
+            return None
+        return (
+            "it speaks plain TCP, without the handshake of ZeroMQ: nothing would be encrypted, and nobody asked who he "
+            "is; leave out security for this socket (mechanism: none, and no allow and deny) if that is meant"
         )
 
     def connect_options(self) -> _Options:
@@ -257,8 +271,8 @@ def _of(setting: str, read: Callable[[str], Any], written: str) -> Any:
 
 
 def _mechanism_of(security: Security) -> str:
-    said = [name for name in _FOR_CURVE if getattr(security, name) is not None]
-    plain = [name for name in _FOR_PLAIN if getattr(security, name) is not None]
+    said = [name for name in FOR_CURVE if getattr(security, name) is not None]
+    plain = [name for name in FOR_PLAIN if getattr(security, name) is not None]
     if security.mechanism is not None:
         return security.mechanism
     if said and plain:
