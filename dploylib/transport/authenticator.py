@@ -22,6 +22,7 @@ import os
 import socket as sockets
 import struct
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -165,7 +166,7 @@ class Authenticator:
                     gevent.sleep(RETRY_PAUSE)
                     continue
                 self._answering = True
-                reply = self._reply_to(request)
+                reply = self._reply_or_error(request)
                 self._answering = False
                 while not self._has_sent(zap, reply):
                     gevent.sleep(RETRY_PAUSE)
@@ -179,6 +180,14 @@ class Authenticator:
     def _is_asked(self) -> bool:
         """Whether there is a request without a reply, of somebody who may be gone."""
         return self._answering or (self._zap is not None and not self._zap.closed and self._zap.has_input())
+
+    def _reply_or_error(self, request: list[bytes]) -> list[bytes]:
+        try:
+            return self._reply_to(request)
+        except Exception as error:  # noqa: BLE001 - or nobody could come in any more
+            text = f"cannot decide about somebody who wants to connect: {traceback.format_exc()}"
+            self._complaints.tell(type(error).__name__, text)
+            return [_VERSION, *request[1:2], b"500", b"cannot decide", b"", b""]
 
     def _reply_to(self, request: list[bytes]) -> list[bytes]:
         """The reply to a request of libzmq, which has always at least these frames."""

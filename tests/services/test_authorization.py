@@ -211,6 +211,17 @@ def test_what_a_revoked_key_has_sent_before_is_not_handled_any_more(keys, start_
     wait_until(lambda: server.pulled == ["0", "again"])
 
 
+def test_when_nobody_can_decide_nobody_comes_in_until_somebody_can(keys, start_secured, new, monkeypatch, caplog):
+    """An error is told, and is not the end of whoever decides."""
+    service = start_secured(AllKinds, keys.security)
+    endpoint = service.endpoints["it"]["rep"]
+    with monkeypatch.context() as broken:
+        broken.setattr(service.servers["it"].sockets.rep.guard, "gate", None)
+        assert new("req", endpoint, **keys.of("alice")).shake_hands() == "HANDSHAKE_FAILED_AUTH"
+    assert "cannot decide about somebody who wants to connect: Traceback" in caplog.text
+    assert new("req", endpoint, **keys.of("alice")).ask("hello") == "hello"
+
+
 # Strangers -----------------------------------------------------------------------------------------------------------
 
 
