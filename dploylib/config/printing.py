@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from .model import Settings
 from .problems import Path, is_secret, segment
 
 __all__ = ["as_yaml"]
+
+_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)")  # the password in postgres://name:password@host
 
 
 def as_yaml(settings: Settings) -> str:
@@ -39,4 +42,6 @@ def _plain(value: Any, path: Path) -> Any:
         return [value[0], _plain(value[1], (*path, str(value[0])))]
     if isinstance(value, list | tuple):
         return [_plain(one, path) for one in value]
-    return MASK if value is not None and is_secret(path) else value
+    if value is not None and is_secret(path):
+        return MASK
+    return _IN_URL.sub(rf"\1{MASK}", value) if isinstance(value, str) else value

@@ -32,7 +32,7 @@ UNREADABLE: Final[Any] = object()
 """Stands for a value that could not be read. Its problem is known already, so that nobody reports it again."""
 
 _OVERRIDE = "--set"
-_SECRET = re.compile(r"pass(word|wd|phrase)|secret|token|key", re.IGNORECASE)
+_SECRET = re.compile(r"pass(word|wd|phrase)|\bpass\b|pwd|secret|credential|token|key", re.IGNORECASE)
 _YAML_TYPES: Final[dict[type, str]] = {
     type(None): "null",
     bool: "boolean",
@@ -119,7 +119,7 @@ def is_secret(path: Path) -> bool:
 
 
 def looks_secret(text: str) -> bool:
-    """Whether `text`, a key or a line, speaks of a password, secret, token or key."""
+    """Whether `text`, a key or a line, speaks of a password, secret, token, key or the like."""
     return _SECRET.search(text) is not None
 
 

@@ -26,6 +26,8 @@ __all__ = ["AuthorizedKeys", "Passwords", "Roster", "Rosters", "authorize", "ide
 _State: TypeAlias = tuple[object, ...]
 _Entry: TypeAlias = tuple[str, Identity | str]  # where it stands, and who it is, or what is wrong with it
 
+# At a directory that is another one each time. Then it is read as it is, or nobody would be revoked while others come.
+_MOST_LOOKS = 8
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # they pass, and say nothing about a file
 
 
@@ -39,6 +41,7 @@ class Roster:
     def __init__(self, path: str) -> None:
         self.path = path
         self._state = self._seen = _state_of(path)
+        self._looks = 0  # in a row, each of which has seen another state
         self._by_id, self._problems = self._read()
         if self._problems:
             raise SecurityError("\n".join(self._problems))
@@ -57,14 +60,17 @@ class Roster:
         """Look whether the files are others than before, and read them then. To be called again and again.
 
         Returns what was there before, by id, if it is not what is there now; else None. What is being written is left
-        alone until the next call. `complain` is told once what is wrong: who cannot be read is not let in any more. A
-        file that is gone lets nobody in; one that cannot be read for another reason changes nothing. What is wrong is
-        looked at again each time.
+        alone until the next call, a directory not for ever. `complain` is told once what is wrong: who cannot be read
+        is not let in any more. A file that is gone lets nobody in; one that cannot be read for another reason changes
+        nothing. What is wrong is looked at again each time.
         """
         state = _state_of(self.path)
         if state != self._seen:
             self._seen = state
-            return None
+            self._looks += 1
+            if self._looks < _MOST_LOOKS or not os.path.isdir(self.path):
+                return None
+        self._looks = 0
         if state == self._state and not self._problems:
             return None
         self._state = state

@@ -14,7 +14,7 @@ from .authorized import AuthorizedKeys, Passwords, Roster, Rosters
 from .exposure import leaves_machine
 from .keys import Identity, KeyPair, fingerprint, public_key_of
 from .peer import Peer
-from .settings import ANYBODY, Security, is_network, network_of
+from .settings import ANYBODY, FOR_CURVE, FOR_PLAIN, Security, is_network, network_of
 
 __all__ = ["DEFAULT_CONNECTIONS", "IPC_PERMISSIONS", "Credentials", "Gate", "Verdict", "unreadable"]
 
@@ -26,9 +26,8 @@ IPC_PERMISSIONS = 0o600
 
 _Options: TypeAlias = list[tuple[str, Any]]
 
-_FOR_CURVE = ("secret_key", "server_key", "authorized_keys")
-_FOR_PLAIN = ("username", "password", "passwords")
 _LISTS = ("authorized_keys", "passwords")  # of those who may connect
+_WITHOUT_HANDSHAKE = ("pgm", "epgm", "norm", "udp")  # libzmq has no mechanism for these, and asks nobody who he is
 
 _READERS: Mapping[str, Callable[[str], Any]] = {
     "secret_key": KeyPair.read,
@@ -74,11 +73,26 @@ class Credentials:
 
     def flaw_of(self, uri: str) -> str | None:
         """Why this endpoint must not be used with these; None when it may be."""
+        transport = uri.partition("://")[0]
+        if self.mechanism != "none" and transport in _WITHOUT_HANDSHAKE:
+            return f"{transport} has no handshake: nothing would be encrypted, and nobody asked who he is"
         if self.mechanism != "plain" or self.security.insecure or not leaves_machine(uri):
             return None
         return (
             "with PLAIN the password goes over the network for anybody to read; use CURVE, or say insecure: true if "
             "nobody can listen there"
+        )
+
+    @property
+    def flaw_of_raw(self) -> str | None:
+        """Why a socket that speaks plain TCP (`stream`, or with `router_raw`) must not be used with these, or None."""
+        security = self.security
+        asked = (security.groups, security.allow, security.deny)
+        if self.mechanism == "none" and all(one is None for one in asked):
+            return None
+        return (
+            "it speaks plain TCP, without the handshake of ZeroMQ: nothing would be encrypted, and nobody asked who he "
+            "is; leave out security for this socket (mechanism: none, and no allow and deny) if that is meant"
         )
 
     def connect_options(self) -> _Options:
@@ -244,7 +258,7 @@ class Gate:
 
     def peer(self, id: str, address: str) -> Peer:
         """Who is behind an id that was let in, as the lists are now."""
-        key = _fingerprint(id) if self.mechanism == "curve" else ""
+        key = _fingerprint(id) if self.mechanism == "curve" and id else ""  # none of inproc
         known = None if self.roster is None else self.roster.get(id)
         if known is None:
             return Peer("", frozenset(), key, address)
@@ -270,7 +284,7 @@ def unreadable(security: Security, binds: bool) -> Iterator[SecurityError]:
     Raises `SecurityError` when it is not clear which these are.
     """
     mechanism = _mechanism_of(security)
-    for setting in _FOR_CURVE if mechanism == "curve" else _FOR_PLAIN if mechanism == "plain" else ():
+    for setting in FOR_CURVE if mechanism == "curve" else FOR_PLAIN if mechanism == "plain" else ():
         if setting not in _READERS or (setting in _LISTS and not binds):
             continue
         for written in _written(security, setting):
@@ -296,8 +310,8 @@ def _read(setting: str, written: str, read: Callable[[str], Any] | None = None) 
 
 
 def _mechanism_of(security: Security) -> str:
-    said = [name for name in _FOR_CURVE if getattr(security, name) is not None]
-    plain = [name for name in _FOR_PLAIN if getattr(security, name) is not None]
+    said = [name for name in FOR_CURVE if getattr(security, name) is not None]
+    plain = [name for name in FOR_PLAIN if getattr(security, name) is not None]
     if security.mechanism is not None:
         return security.mechanism
     if said and plain:

@@ -23,7 +23,7 @@ def leaves_machine(uri: str) -> bool:
         return True
     # Before the semicolon stands where it comes from, and behind the slash what a WebSocket asks for.
     host = address.partition("/")[0].rpartition(";")[2].rpartition(":")[0].strip("[]").partition("%")[0]
-    if host.lower() in ("localhost", "lo"):
+    if host.lower() == "localhost":
         return False
     try:
         ip = ipaddress.ip_address(host)

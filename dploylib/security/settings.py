@@ -17,13 +17,19 @@ from .files import looks_like_key
 from .keys import is_key
 from .masked import MASK, MaskedText
 
-__all__ = ["ANYBODY", "MECHANISMS", "Security", "ServiceSecurity", "is_network", "network_of"]
+__all__ = ["ANYBODY", "FOR_CURVE", "FOR_PLAIN", "MECHANISMS", "Security", "ServiceSecurity", "is_network", "network_of"]
 
 MECHANISMS: Final = ("curve", "plain", "none")
 """The security mechanisms of ZeroMQ that there are here: CURVE, PLAIN, and NULL, which is none."""
 
 ANYBODY: Final = "any"
 """Stands for all keys, where those of clients are asked for."""
+
+FOR_CURVE: Final = ("secret_key", "server_key", "authorized_keys")
+"""The settings that mean CURVE, unless a mechanism is said."""
+
+FOR_PLAIN: Final = ("username", "password", "passwords")
+"""Those that mean PLAIN."""
 
 _LONGEST_OF_PLAIN: Final = 255  # bytes, in ZMTP (ZeroMQ RFC 24)
 _MOST_CONNECTIONS: Final = 1_000_000
@@ -176,9 +182,15 @@ class Security(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             msgspec.structs.force_setattr(self, name, change(value))
 
     def over(self, outer: Security) -> Security:
-        """These settings, and where they say nothing those of `outer`."""
+        """These settings, and where they say nothing those of `outer`.
+
+        Who gives keys or passwords here wants them used: a `mechanism: none` of `outer` is not for them.
+        """
         said = {name: value for name in Security.__struct_fields__ if (value := getattr(self, name)) is not None}
-        return Security(**{name: getattr(outer, name) for name in Security.__struct_fields__} | said)
+        inherited = {name: getattr(outer, name) for name in Security.__struct_fields__}
+        if outer.mechanism == "none" and any(name in said for name in FOR_CURVE + FOR_PLAIN):
+            del inherited["mechanism"]
+        return Security(**inherited | said)
 
     def __repr__(self) -> str:
         shown = (

@@ -210,8 +210,8 @@ class SocketDescription:
         other._check()
         return other
 
-    def with_groups(self, groups: frozenset[str]) -> SocketDescription:
-        """The same socket, whose handler is for these groups."""
+    def with_groups(self, groups: frozenset[str] | None) -> SocketDescription:
+        """The same socket, whose handler is for these groups, or for everybody."""
         other = copy.copy(self)
         other.groups = groups
         other._check()
@@ -467,7 +467,8 @@ class ServerDescription:
 
     Declarations are inherited. A subclass overrides one by a new declaration of the same attribute; it keeps the
     socket, or the period, and replaces only the function by defining a method of that name; and it drops the
-    declaration by setting the attribute to None.
+    declaration by setting the attribute to None. A handler that is for some groups stays so in both cases, unless it
+    says for which others it is.
 
     Raises `DeclarationError` when two attributes declare a socket of the same name.
     """
@@ -499,7 +500,8 @@ class ServerDescription:
         elif callable(value) and periodic is not None:
             value = Periodic(periodic.seconds, value)
         if isinstance(value, SocketDescription):
-            self.sockets[attribute] = value
+            inherited = socket is not None and value.groups is None and value.binds and value.input_handler is not None
+            self.sockets[attribute] = value.with_groups(socket.groups) if inherited and socket else value
         else:
             self.sockets.pop(attribute, None)
         if isinstance(value, Periodic):

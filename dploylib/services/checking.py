@@ -35,6 +35,7 @@ _FOR_BOUND = (
     "ipc_permissions",
 )
 _FOR_CONNECTING = ("server_key", "username", "password")
+_ANYWHERE = "tcp://*:*"
 _ALWAYS_THERE = ("tcp", "ipc", "inproc", "udp")
 _MULTICAST_TYPES = ("pub", "sub", "xpub", "xsub")
 
@@ -60,7 +61,7 @@ def check(servers: Mapping[str, type[Server]], settings: Settings) -> list[Confi
                 ]
                 if settings.security_is_known:
                     if not any(where == (*path, "uri") for where, _ in found):
-                        found += _exposure_problems(settings, server, description.name, info)
+                        found += _exposure_problems(settings, server, description, info)
                     found += _security_problems(settings, server, description, info)
                 problems += [settings.problem(where, message) for where, message in found]
     return list(dict.fromkeys(problems))  # what is wrong for all sockets is told once
@@ -108,15 +109,23 @@ def _made(make: Callable[[], _T], errors: list[SecurityError]) -> _T | None:
         return None
 
 
-def _exposure_problems(settings: Settings, server: str, socket: str, info: SocketSettings) -> _Found:
+def _exposure_problems(settings: Settings, server: str, description: SocketDescription, info: SocketSettings) -> _Found:
+    socket = description.name
     security = settings.security(server, socket)
     try:
         credentials = Credentials(security)
     except SecurityError:  # which is told elsewhere
         return
+    options = {name.lower(): value for name, value in [*description.default_options, *info.option_pairs]}
+    raw = description.socket_type == "stream" or options.get("router_raw")
+    # Where it really is: a proxy may be anywhere, and a descriptor that was opened elsewhere has an address of its own.
+    elsewhere = bool(options.get("socks_proxy")) or "use_fd" in options
     for uri in info.uris:
-        flaw = credentials.flaw_of(uri)
-        if flaw is None and credentials.mechanism == "none" and not security.insecure and leaves_machine(uri):
+        if uri.startswith("inproc:"):
+            continue
+        place = _ANYWHERE if elsewhere else uri
+        flaw = (credentials.flaw_of_raw if raw else None) or credentials.flaw_of(place)
+        if flaw is None and credentials.mechanism == "none" and not security.insecure and leaves_machine(place):
             flaw = _UNENCRYPTED
         if flaw is not None:
             yield ("servers", server, socket, "uri"), f"{uri}: {flaw}"

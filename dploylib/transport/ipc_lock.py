@@ -24,7 +24,8 @@ class IpcLock:
 
     def _take(self) -> int:
         while True:
-            file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Not where a link leads to: others may have put it there, in a directory that is not ours alone.
+            file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BaseException:

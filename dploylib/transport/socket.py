@@ -39,6 +39,7 @@ from .ipc_lock import IpcLock, is_no_socket, lockable_path
 from .options import Options, option_constant, option_pairs, option_value, shown, socket_type_name
 from .reading import LARGE, ROUTING_TYPES, TURN_TYPES, knowing_reader_for, reader_for
 from .received import ReceivedData
+from .spawning import new_lock
 from .waiting import GreenWaiter, TimeIsUp, waiter_for
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ BLOCKING_SECONDS = 0.1
 """How long `Socket.receive_blocking` blocks."""
 
 _INT_MAX = 2**31 - 1
+_UMASK = new_lock()  # who changes it for a moment has this: two threads would leave that of each other
 _TRANSIENT = (errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE, errno.EINTR)
 _PARTICIPLES = {"unbind from": "bound to", "disconnect from": "connected to"}
 _TIMEOUT_OPTIONS = ("rcvtimeo", "sndtimeo")
@@ -138,6 +140,8 @@ class Socket(Sender):
         self._resolved: dict[str, str] = {}  # what was given to bind -> its endpoint, wildcards and names resolved
         self._ipc_locks: dict[str, IpcLock] = {}
         self._owns_context = False
+        self._is_raw = self._type == "stream"  # it speaks plain TCP
+        self._bound_by: Credentials | None = None  # the credentials of the first bind
         self._deaf: set[bytes] = set()  # the peers of a ROUTER that let a message wait in vain, and read nothing since
         self._counts_drops = False
         self._blocks_briefly = False
@@ -287,6 +291,8 @@ class Socket(Sender):
             self._set_timeout(name, int(wire_value))
             return
         self.subscribed |= name == "subscribe"
+        if name == "router_raw":
+            self._is_raw = bool(wire_value)
         if name == "xpub_nodrop":
             self._counts_drops = False
         try:
@@ -347,8 +353,8 @@ class Socket(Sender):
         An ipc file is for its owner alone, unless the credentials say otherwise. Raises `AddressInUse` or
         `EndpointError`; `SecurityError` when the socket's credentials are not for this.
         """
-        if self.credentials is not None and not uri.startswith("inproc:"):  # which nobody else can reach
-            self._guard(self.credentials, uri)
+        if _is_for_others(uri):
+            self._guard(uri)
         path = lockable_path(uri)
         lock = None if path is None else self._lock(uri, path)
         try:
@@ -377,8 +383,7 @@ class Socket(Sender):
         if min_port is None and max_port is None:
             self.bind(f"{uri}:*")
             return int(self.endpoint.rpartition(":")[2])
-        if self.credentials is not None:
-            self._guard(self.credentials, uri)
+        self._guard(uri)
         first, end = min_port or 49152, max_port or 65536
         if first >= end:
             raise EndpointError(f"cannot bind to a random port of {uri}: no port from {first} up to and without {end}")
@@ -400,8 +405,14 @@ class Socket(Sender):
 
         Raises `EndpointError`; `SecurityError` when the socket's credentials are not for this.
         """
-        if self.credentials is not None and not uri.startswith("inproc:"):
-            self._secure("connect to", self.credentials, uri, self.credentials.connect_options())
+        if self.guard is not None and _is_for_others(uri) and self._is_bound_for_others():
+            raise SecurityError(
+                f"cannot connect to {uri}: {self!r} is bound, and knows who comes in there; of who is here nobody "
+                "knows who he is; use another socket"
+            )
+        if self.credentials is not None and _is_for_others(uri):
+            self._check_security("connect to", self.credentials, uri)
+            self._secure(self.credentials.connect_options())
         self._attach("connect to", self._zmq_socket.connect, uri)
         self._endpoints.append(uri)
 
@@ -426,11 +437,26 @@ class Socket(Sender):
         self._attach("disconnect from", self._zmq_socket.disconnect, uri)
         self._forget(uri)
 
-    def _guard(self, credentials: Credentials, uri: str) -> None:
-        """Let in only those whom the credentials let in."""
+    def _guard(self, uri: str) -> None:
+        """Let in only those whom the credentials let in, if there are any."""
+        credentials = self.credentials
+        if credentials is not self._bound_by and (self.guard is not None or self._is_bound_for_others()):
+            raise SecurityError(
+                f"cannot bind to {uri}: {self!r} is bound with other credentials, and who comes in there could say "
+                "that he is somebody who comes in here; use another socket"
+            )
+        self._bound_by = credentials
+        if credentials is None:
+            return
+        self._check_security("bind to", credentials, uri)
         options = credentials.bind_options()
         rosters = self._context.authenticator.rosters if self.green else None
         if self.guard is None and (gate := credentials.gate(rosters)) is not None:
+            if any(_is_for_others(one) for one in self._endpoints if one not in self._resolved.values()):
+                raise SecurityError(
+                    f"cannot bind to {uri}: {self!r} is connected, and of who is there nobody knows who he is; use "
+                    "another socket"
+                )
             if not self.green:
                 raise SecurityError(f"{self!r} blocks its thread, and cannot look at who connects; use Context.new()")
             self.guard = self._context.authenticator.guard(self, gate)
@@ -438,20 +464,28 @@ class Socket(Sender):
         if self.guard is not None:
             # Without the second one, libzmq would let everybody in whenever nobody answers.
             options += [("zap_domain", self.guard.domain), ("zap_enforce_domain", 1)]
-        self._secure("bind to", credentials, uri, options)
+        self._secure(options)
 
     @contextlib.contextmanager
     def _file_permissions(self, uri: str) -> Iterator[None]:
-        """Let the file of an ipc endpoint have its permissions from the beginning. They are masked for all threads."""
-        if not uri.startswith("ipc:") or uri == "ipc://*":  # which libzmq makes in a directory that is its own
+        """Let the file of an ipc endpoint have no more than its permissions at any time, and then just these.
+
+        What other threads make meanwhile has no more than it would have, either. Theirs is the same umask.
+        """
+        path = lockable_path(uri)
+        if path is None:  # no file, or one in a directory of libzmq's own
             yield
             return
         permissions = IPC_PERMISSIONS if self.credentials is None else self.credentials.ipc_permissions
-        before = os.umask(0o777 & ~permissions)
-        try:
-            yield
-        finally:
-            os.umask(before)
+        with _UMASK:
+            before = os.umask(0o177)  # to know it, one has to set it
+            os.umask(before | 0o777 & ~permissions)
+            try:
+                yield
+            finally:
+                os.umask(before)
+        if permissions & before:
+            os.chmod(path, permissions)
 
     def _finish_message(self) -> None:
         """Read the message that libzmq has begun to read by itself, if there is one.
@@ -481,10 +515,17 @@ class Socket(Sender):
         finally:
             self.set_option("handshake_ivl", before)
 
-    def _secure(self, verb: str, credentials: Credentials, uri: str, options: Options) -> None:
-        """Set what the credentials say for this endpoint. Each has the options that were set when it was attached."""
+    def _is_bound_for_others(self) -> bool:
+        return any(map(_is_for_others, self._resolved.values()))
+
+    def _check_security(self, verb: str, credentials: Credentials, uri: str) -> None:
+        if self._is_raw and (flaw := credentials.flaw_of_raw):
+            raise SecurityError(f"cannot {verb} {uri}: {flaw}")
         if flaw := credentials.flaw_of(uri):
             raise InsecureEndpoint(f"cannot {verb} {uri}: {flaw}", self)
+
+    def _secure(self, options: Options) -> None:
+        """Set what the credentials say for an endpoint. Each has the options that were set when it was attached."""
         for name, value in option_pairs(options):
             self.set_option(name, value)
 
@@ -861,6 +902,11 @@ def _context_of(zmq_context: Context | zmq.Context[Any]) -> Context:
 def _linger_value(seconds: float) -> int:
     """What libzmq wants: milliseconds, and -1 for ever, which is also for what does not fit into an int of C."""
     return int(seconds * 1000) if 0 <= seconds < _INT_MAX / 1000 else -1
+
+
+def _is_for_others(uri: str) -> bool:
+    """Whether others than this process can be at this endpoint."""
+    return not uri.startswith("inproc:")
 
 
 def _in_use(uri: str) -> str:

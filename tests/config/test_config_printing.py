@@ -61,3 +61,26 @@ def test_what_is_printed_is_a_configuration_again():
     again = YAMLConfigMapper().process_string(as_yaml(settings))
     assert again.configuration == settings.configuration
     assert again.security("echo", "request") == Security(insecure=True)
+
+
+def test_passwords_by_other_names_and_in_urls_are_not_printed():
+    general = {
+        "pwd": "s3cret",
+        "pass": "s3cret",
+        "mail": {"credentials": "s3cret"},
+        "database": "postgres://shop:s3cret@db:5432/shop",
+        "others": ["amqp://:s3cret@mq", "see postgres://a:s3cret@b and http://c:80/d@e"],
+        "passengers": 5,
+        "page": "http://shop.example:8080/a:b@c",
+    }
+    text = as_yaml(YAMLConfigMapper().process_dict({"servers": {}, "general": general}))
+    assert "s3cret" not in text
+    assert yaml.safe_load(text)["general"] == {
+        "pwd": "***",
+        "pass": "***",
+        "mail": {"credentials": "***"},
+        "database": "postgres://shop:***@db:5432/shop",
+        "others": ["amqp://:***@mq", "see postgres://a:***@b and http://c:80/d@e"],
+        "passengers": 5,
+        "page": "http://shop.example:8080/a:b@c",
+    }

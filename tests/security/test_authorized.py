@@ -666,3 +666,17 @@ def test_whatever_is_done_to_a_list_it_is_right_in_the_end(tmp_path_factory, ste
     now = [entry for _, entry in identities(str(path)) if isinstance(entry, Identity)] if path.exists() else []
     assert len(watched.roster) == len(now)
     assert all(watched.roster.get(entry.credential) == entry for entry in now)
+
+
+def test_a_list_that_never_stays_as_it_is_does_not_keep_anybody_in(directory, keys):
+    put(directory, "alice", keys[0])
+    roster = AuthorizedKeys(str(directory))
+    (directory / "alice.key").unlink()
+    looks = 0
+    while roster.get(keys[0]) is not None:
+        put(directory, f"client{looks}", keys[1])  # by which the directory is another one each time
+        (directory / f"client{looks - 1}.key").unlink(missing_ok=True)
+        roster.changed(lambda problem: pytest.fail(problem))
+        looks += 1
+        assert looks < 100
+    assert roster.get(keys[1]).name == f"client{looks - 1}"

@@ -1,6 +1,7 @@
 """How a configuration says what its sockets are secured by, and what is wrong with one, found before the start."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -249,6 +250,63 @@ def test_all_that_is_missing_is_told_at_once(keys):
     assert ["secret_key" in found[0], "authorized_keys" in found[1], len(found)] == [True, True, 2]
 
 
+class Raw(Server):
+    stream = bind("stream", "stream", optional=True)
+    router = bind("router", "router", options={"ROUTER_RAW": 1}, optional=True)
+    out = connect("out", "stream", optional=True)
+
+
+@pytest.mark.parametrize(
+    "security", [SECURE, "allow: [127.0.0.1]", "deny: [192.0.2.0/24]", SECURE + ", insecure: true"]
+)
+@pytest.mark.parametrize("socket", ["stream: {uri: 'tcp://*:*'}", "router: {uri: 'ipc://r'}"])
+def test_what_speaks_no_zeromq_cannot_be_secured(keys, security, socket):
+    text = f"security: {{{security}}}\nservers: {{shop: {{{socket}}}}}\n"
+    assert any("it speaks plain TCP, without the handshake of ZeroMQ" in one for one in problems(text, Raw))
+    text = f"servers: {{shop: {{{socket}}}}}\n".replace("*:*", "127.0.0.1:*")
+    assert problems(text, Raw) == []
+
+
+def test_what_speaks_no_zeromq_does_not_leave_the_machine_by_being_secured(keys):
+    text = "servers: {shop: {out: {uri: 'tcp://192.0.2.1:1'}}}\n"
+    [found] = problems(f"security: {{{SECURE}}}\n{text}", Raw)
+    assert "servers.shop.out.uri: tcp://192.0.2.1:1: it speaks plain TCP" in found
+    [found] = problems(text, Raw)
+    assert "nothing is encrypted" in found
+
+
+@pytest.mark.parametrize("option", ["socks_proxy: '192.0.2.1:1080'", "SOCKS_PROXY: 'localhost:1080'"])
+def test_a_proxy_leads_to_other_machines(keys, option):
+    text = f"""
+servers:
+  shop:
+    news: {{uri: "ipc://n"}}
+    orders: {{uri: "ipc://o"}}
+    bank: {{uri: "tcp://127.0.0.1:5000", options: {{{option}}}, security: {{SECURITY}}}}
+"""
+    [found] = problems(text.replace("SECURITY", ""))
+    assert "servers.shop.bank.uri: tcp://127.0.0.1:5000: nothing is encrypted" in found
+    [found] = problems(text.replace("SECURITY", "username: alice, password: secret"))
+    assert "with PLAIN the password goes over the network" in found
+    assert problems(text.replace("SECURITY", "server_key: alice.key")) == []
+
+
+def test_a_descriptor_may_be_of_another_endpoint(keys):
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        bound = f"{{uri: 'tcp://127.0.0.1:*', options: {{use_fd: {os.dup(listener.fileno())}}}}}"  # libzmq closes it
+        [found] = problems(f"servers: {{shop: {{news: {{uri: 'ipc://n'}}, orders: {bound}}}}}\n")
+    assert "servers.shop.orders.uri: tcp://127.0.0.1:*: nothing is encrypted" in found
+
+
+def test_keys_of_a_socket_count_where_its_service_has_no_security():
+    outer = Security(mechanism="none", insecure=True)
+    assert Security(secret_key="a.key_secret", authorized_keys="a/").over(outer).mechanism is None
+    assert Security(password="secret").over(outer).mechanism is None
+    assert Security(allow=["127.0.0.1"]).over(outer).mechanism == "none"
+    assert Security(mechanism="none").over(Security(secret_key="a.key_secret")).mechanism == "none"
+    assert Security(server_key="a.key").over(Security(mechanism="plain")).mechanism == "plain"
+
+
 # Handlers for some ------------------------------------------------------------------------------------------------
 
 
@@ -290,11 +348,24 @@ def test_groups_are_declared_on_handlers_in_any_way():
         @allow("guests")
         def below(self, socket, received): ...
 
+    class Again(Kitchen):
+        @bind_in("above", "rep", concurrency=5)
+        def above(self, socket, received): ...
+
+        @bind_in("below", "rep")
+        @allow("guests")
+        def below(self, socket, received): ...
+
+        shout = bind("shout", "rep")
+        free = allow("guests")(Shout.bind("free"))
+
     groups = {name: one.groups for name, one in Kitchen.description.sockets.items()}
     cooks = frozenset({"cooks"})
     assert groups == {"above": cooks, "below": cooks, "shout": cooks, "free": None}
     assert Other.description.sockets["above"].groups == cooks  # what overrides a handler is for the same ones
     assert Other.description.sockets["below"].groups == {"guests"}
+    groups = {name: one.groups for name, one in Again.description.sockets.items()}  # and so is what declares it anew
+    assert groups == {"above": cooks, "below": {"guests"}, "shout": None, "free": {"guests"}}
 
 
 @pytest.mark.parametrize(
