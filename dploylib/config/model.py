@@ -19,10 +19,11 @@ from ..errors import (
     ServerNotInConfiguration,
     SocketInfoNotInConfiguration,
 )
+from ..security.masked import MASK
 from ..security.settings import Security, ServiceSecurity
 from .checking import Checker
 from .endpoints import TRANSPORTS, endpoint_flaw
-from .problems import Path, SourceMap, did_you_mean
+from .problems import Path, SourceMap, did_you_mean, looks_secret
 
 __all__ = [
     "Configuration",
@@ -122,6 +123,11 @@ class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         """The endpoints, of which there is at least one."""
         return [self.uri] if isinstance(self.uri, str) else list(self.uri)
 
+    def __repr__(self) -> str:
+        shown = {"options": [(name, MASK if looks_secret(name) else value) for name, value in self.option_pairs]}
+        said = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) not in (None, {}, [])}
+        return f"{type(self).__name__}({', '.join(f'{name}={shown.get(name, said[name])!r}' for name in said)})"
+
     @property
     def option_pairs(self) -> list[tuple[str, OptionValue]]:
         """Names and values of the options, in the order in which they are to be set."""
@@ -175,6 +181,9 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         dict[str, Any],
         Meta(description="Whatever the servers want to know besides. dploylib does not look into it."),
     ] = {}
+
+    def __repr__(self) -> str:
+        return f"<Configuration servers={list(self.servers)}>"  # nobody knows what is in the rest; see `as_yaml`
 
 
 def json_schema() -> dict[str, Any]:

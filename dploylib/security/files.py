@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 
 from ..errors import SecurityError
+from .masked import MaskedBytes, MaskedText
 
 __all__ = ["locked", "looks_like_key", "read_text", "replace", "write_new"]
 
@@ -40,7 +41,7 @@ def read_text(path: str | os.PathLike[str], what: str, private: bool = False) ->
                 f"used; mend it: chmod 600 {_argument(shown)}"
             )
         with open(file, "rb", closefd=False) as stream:
-            data = stream.read(_LARGEST + 1)
+            data = (MaskedBytes if private else bytes)(stream.read(_LARGEST + 1))
     except OSError as error:
         raise SecurityError(f"cannot read the {what} in {shown}: {error.strerror}") from error
     finally:
@@ -48,7 +49,7 @@ def read_text(path: str | os.PathLike[str], what: str, private: bool = False) ->
     if len(data) > _LARGEST:
         raise SecurityError(f"cannot read the {what} in {shown}: it is larger than {_LARGEST >> 20} MiB")
     with contextlib.suppress(UnicodeDecodeError):  # which has all of the file in it, and goes no further
-        return data.decode()
+        return (MaskedText if private else str)(data.decode())
     raise SecurityError(f"cannot read the {what} in {shown}: it is no text in UTF-8")
 
 

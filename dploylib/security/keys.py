@@ -12,12 +12,12 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..errors import SecurityError
 from .files import looks_like_key, read_text, write_new
-from .masked import MaskedBytes
+from .masked import MaskedBytes, MaskedText
 
 __all__ = [
     "PUBLIC_SUFFIX",
@@ -214,9 +214,16 @@ def _decoded(text: str) -> bytes | None:
 
 def _fields(path: str, text: str) -> dict[str, str]:
     fields: dict[str, str] = {}
-    for match in filter(None, map(_FIELD.fullmatch, map(str.rstrip, text.split("\n")))):
-        name, *values = match.groups()
+    for name, value in _said_in(text):
         if name in fields:
             raise SecurityError(f"{path} has {name} more than once: expected a file with one key")
-        fields[name] = next(value for value in values if value is not None)
+        fields[name] = value
     return fields
+
+
+def _said_in(text: str) -> Iterator[tuple[str, str]]:
+    """Names and values of the fields. A secret is masked, for some tools print the variables of who raises an error."""
+    for match in filter(None, map(_FIELD.fullmatch, map(str.rstrip, text.split("\n")))):
+        name, *values = match.groups()
+        value = next(value for value in values if value is not None)
+        yield name, MaskedText(value) if name == "secret-key" else value

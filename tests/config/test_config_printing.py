@@ -84,3 +84,14 @@ def test_passwords_by_other_names_and_in_urls_are_not_printed():
         "passengers": 5,
         "page": "http://shop.example:8080/a:b@c",
     }
+
+
+def test_what_shows_itself_shows_no_secret():
+    settings = YAMLConfigMapper(SECRETS).process_string(TEXT)
+    orders = settings.socket_info("shop", "orders")
+    assert repr(orders) == (
+        "SocketSettings(uri='tcp://127.0.0.1:*', options=[('plain_password', '***'), ('sndhwm', 5)], timeout=2.5)"
+    )
+    shown = [settings, settings.configuration, settings.server_settings("shop"), settings.security("bank", "money")]
+    shown += [settings.socket_info("shop", "news"), settings.socket_info("bank", "money")]
+    assert not any("s3cret" in repr(one) for one in shown)

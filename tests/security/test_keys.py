@@ -7,6 +7,7 @@ import pickle
 import shutil
 import stat
 import subprocess
+import traceback
 from pathlib import Path
 
 import pytest
@@ -359,3 +360,25 @@ def test_a_key_where_a_path_belongs_is_not_shown(raw):
 def test_a_path_is_shown(path):
     assert not looks_like_key(path)
     assert error_of(read_certificate, path) == f"cannot read the public key in {path}: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data, secret: data.replace(b"public-key = ", b"public-key = #"),
+        lambda data, secret: data + b'    secret-key = "' + secret + b'"\n',
+        lambda data, secret: data + b"\xff",
+        lambda data, secret: data.replace(secret, secret[:-1]),
+    ],
+)
+def test_no_variable_of_who_raises_an_error_shows_a_secret(pair, tmp_path, spoil):
+    """Some tools print them: pytest with --showlocals, and those that report errors to somebody."""
+    path = Path(write_key_pair(tmp_path / "it", pair)[1])
+    secret = pair.secret.decode()
+    path.write_bytes(spoil(path.read_bytes(), secret.encode()))
+    with pytest.raises(SecurityError) as caught:
+        KeyPair.read(path)
+    inside = caught.tb.tb_next  # without this test
+    told = traceback.TracebackException(SecurityError, caught.value, inside, capture_locals=True)
+    assert "fields" in (text := "".join(told.format())) or "data" in text
+    assert secret[:-1] not in text
