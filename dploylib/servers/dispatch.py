@@ -30,10 +30,10 @@ from ..errors import (
 )
 from ..security import Peer
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
-from ..transport.authenticator import Guard
 from ..transport.codecs import encode
 from ..transport.complaints import Complaints
 from ..transport.envelope import adopt
+from ..transport.guard import Guard
 from ..transport.problems import handler_failed, is_problem, problem_of
 from ..transport.reading import LARGE
 from ..transport.receive_loop import RETRY_PAUSE

@@ -13,7 +13,7 @@ from .envelope import Envelope
 from .metadata import Metadata
 
 if TYPE_CHECKING:
-    from .authenticator import Guard
+    from .guard import Guard
 
 __all__ = ["ReceivedData"]
 

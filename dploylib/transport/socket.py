@@ -43,8 +43,8 @@ from .spawning import new_lock
 from .waiting import GreenWaiter, TimeIsUp, waiter_for
 
 if TYPE_CHECKING:
-    from .authenticator import Guard
     from .context import Context
+    from .guard import Guard
 
 __all__ = ["BLOCKING_SECONDS", "Sender", "Socket"]
 

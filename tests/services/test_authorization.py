@@ -24,7 +24,7 @@ from dploylib.servers import Server, allow, bind, bind_in
 from dploylib.services import GreenletServerCoordinator, Service
 from dploylib.testing import FlakyProxy
 from dploylib.transport import Context
-from dploylib.transport.authenticator import _duplicate, _where_from
+from dploylib.transport.descriptors import duplicate, where_from
 from dploylib.transport.monitor import SocketMonitor
 from tests.hard.zmtp import Connection, message
 from tests.services.bare import PATIENCE, bare_context, with_key, with_password
@@ -877,8 +877,8 @@ def test_others_get_to_run_while_strangers_come_and_go(keys, start_secured):
 def test_a_connection_is_looked_at_without_a_descriptor_to_spare_and_stays_open():
     here, there = socket.socketpair()
     with closing(here), closing(there):
-        with no_descriptors_left(), _duplicate(here.fileno()) as connection:
-            assert _where_from(connection)[1] == (os.getpid(), os.getuid(), os.getgid())
+        with no_descriptors_left(), duplicate(here.fileno()) as connection:
+            assert where_from(connection)[1] == (os.getpid(), os.getuid(), os.getgid())
             assert connection.fileno() == here.fileno()
         here.sendall(b"still open")
         assert there.recv(100) == b"still open"
@@ -888,7 +888,7 @@ def test_what_is_no_connection_any_more_is_not_looked_at(tmp_path):
     """libzmq has closed it; its number is nobody's, or by now that of a file. No duplicate is left either."""
     with (tmp_path / "file").open("w") as file:
         number = file.fileno()
-        with _duplicate(number) as found:
-            assert found is None or _where_from(found) == ("", None)
-    with _duplicate(number) as found:
+        with duplicate(number) as found:
+            assert found is None or where_from(found) == ("", None)
+    with duplicate(number) as found:
         assert found is None
