@@ -54,7 +54,6 @@ class Authenticator:
         self._told_of: list[Guard] = []  # also those of closed sockets, with which libzmq is not done
         self._zap: Socket | None = None
         self._greenlets: list[gevent.Greenlet[..., Any]] = []
-        self._answering = False
         self._numbers = itertools.count(1)  # which threads may share
         self._complaints = Complaints(log)
 
@@ -66,7 +65,7 @@ class Authenticator:
         name = socket.name or f"{socket.socket_type} socket"
         seconds = socket.get_option("handshake_ivl") / 1000 or math.inf  # 0 is for ever
         domain = f"{name}#{next(self._numbers)}".encode()
-        guard = Guard(name, domain, gate, self._complaints, seconds, self._is_asked)
+        guard = Guard(name, domain, gate, self._complaints, seconds)
         endpoint = monitor_endpoint(socket, EVENTS)
         self._call_in_hub(self._take, guard, endpoint)
         return guard
@@ -142,9 +141,7 @@ class Authenticator:
                 except TransientError:  # no memory is left, say
                     gevent.sleep(RETRY_PAUSE)
                     continue
-                self._answering = True
                 reply = self._reply_to(request)
-                self._answering = False
                 while not self._has_sent(zap, reply):
                     gevent.sleep(RETRY_PAUSE)
 
@@ -153,10 +150,6 @@ class Authenticator:
             zap.send_frames(reply)
             return True
         return False
-
-    def _is_asked(self) -> bool:
-        """Whether there is a request without a reply, of somebody who may be gone."""
-        return self._answering or (self._zap is not None and not self._zap.closed and self._zap.has_input())
 
     def _reply_to(self, request: list[bytes]) -> list[bytes]:
         """The reply to a request of libzmq, which has always at least these frames."""

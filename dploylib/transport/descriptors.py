@@ -1,4 +1,4 @@
-"""The descriptors of libzmq's connections: where each is from, how far it is, and its end.
+"""The descriptors of libzmq's connections: where each is from, how far it has come, and its end.
 
 They are libzmq's, which may close one at any moment, and then it may be another file of this process. A duplicate stays
 what it is: it is looked at, and then used.
@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket as sockets
 import struct
 import sys
+import termios
 from collections.abc import Iterator
 from typing import Any
 
 import gevent.monkey
 
-__all__ = ["KNOWS_PROGRESS", "duplicate", "has_finished", "shut_down", "where_from"]
+__all__ = ["COUNTS_OCTETS", "duplicate", "octets_sent", "shut_down", "where_from"]
 
-KNOWS_PROGRESS = sys.platform == "linux"
-"""Whether `has_finished` can tell."""
+COUNTS_OCTETS = sys.platform == "linux"
+"""Whether `octets_sent` can tell."""
 
 _PEERCRED = struct.Struct("3i")  # pid, uid, gid: struct ucred (unix(7))
 _BYTES_ACKED = struct.Struct("=120xQ")  # tcpi_bytes_acked of struct tcp_info (linux/tcp.h), since Linux 4.1
-_BEFORE_READY = 64 + 170 + 12  # octets that libzmq sends before a READY: greeting, WELCOME, ERROR (ZeroMQ RFC 26)
 
 
 @contextlib.contextmanager
@@ -76,18 +77,19 @@ def _credentials_of(connection: sockets.socket) -> tuple[int, int, int]:
     return -1, -1, -1
 
 
-def has_finished(connection: sockets.socket) -> bool:
-    """Whether libzmq has finished the handshake of CURVE: then the peer has received more than a WELCOME, or an ERROR.
-
-    Which it cannot pretend. By ipc there is no such count, and libzmq looks after these itself.
-    """
-    if connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_DOMAIN) == sockets.AF_UNIX:
-        return True
+def octets_sent(connection: sockets.socket) -> int | None:
+    """How many octets libzmq has sent over a TCP connection, or handed to the kernel. None of others."""
     try:
+        if connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_DOMAIN) == sockets.AF_UNIX:
+            return None
         told = connection.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _BYTES_ACKED.size)
-    except OSError:  # it is over
-        return True
-    return len(told) < _BYTES_ACKED.size or _BYTES_ACKED.unpack(told)[0] > _BEFORE_READY
+        if len(told) < _BYTES_ACKED.size:
+            return None
+        # In this order: what is acknowledged in between is left out, and not counted twice.
+        waiting = int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, AttributeError):  # it is over, or another system has no such thing
+        return None
+    return int(_BYTES_ACKED.unpack(told)[0]) + waiting
 
 
 def shut_down(connection: sockets.socket) -> None:

@@ -2,9 +2,10 @@
 
 libzmq cannot close one connection of a bound socket. Its descriptor can be shut down, and libzmq then closes it. Which
 descriptors there are is told by the socket's monitor; whose each of them is, by nobody. But ZAP names an address, and
-of the connections from there that may not have finished their handshake it must be one. So a connection is known by all
-the ids that it may belong to, and when one of these is revoked, it is closed: too many rather than one too few. Mostly
-there is but one.
+who is asked about is one of the connections from there that have not finished their handshake. Which have finished it
+is known of TCP: libzmq has sent more to them than it sends before. So a connection is known by all the ids that it may
+belong to, and when one of these is revoked, it is closed: too many rather than one too few. Mostly there is but one. By
+ipc, the address is a process, and all its connections are taken for one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gevent
@@ -24,7 +25,7 @@ from gevent.event import Event
 from ..errors import SocketClosed, TransientError
 from ..security import Gate, Identity, Peer
 from .complaints import Complaints
-from .descriptors import KNOWS_PROGRESS, duplicate, has_finished, shut_down, where_from
+from .descriptors import COUNTS_OCTETS, duplicate, octets_sent, shut_down, where_from
 from .monitor import SocketMonitor
 from .spawning import spawn_named
 
@@ -34,8 +35,11 @@ log = logging.getLogger(__name__)
 
 _TURN = 0.001  # seconds for which events are looked at before others may run
 _PAUSE = 0.0002  # seconds for which these may
+_VALID = 0.25  # seconds for which it is good that somebody had not finished his handshake
 _MOST_NAMES = 20  # in one line of the log
 _MOST_REFUSALS = 1000  # kinds of them that are counted apart
+# Octets that libzmq sends before a READY, by mechanism: its greeting, a WELCOME, an ERROR (ZeroMQ RFC 23, 24 and 26).
+_BEFORE_READY = {"none": 64 + 12, "plain": 64 + 10 + 12, "curve": 64 + 170 + 12}
 EVENTS = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_DISCONNECTED
@@ -57,53 +61,16 @@ _FAILURES: dict[int, str] = {
 class _Connection:
     """One connection to a bound socket: where it is from, and the ids that it may belong to."""
 
-    __slots__ = ("accepted", "address", "finished", "ids", "settled", "signature")
+    __slots__ = ("address", "descriptor", "due", "finished", "ids", "looked_at", "signature")
 
-    def __init__(self, address: str, signature: object) -> None:
+    def __init__(self, descriptor: int, address: str, signature: object, due: float) -> None:
+        self.descriptor = descriptor
         self.address = address
         self.signature = signature
-        self.accepted = time.monotonic()
+        self.due = due  # when its handshake has to be finished
+        self.finished = False  # certainly, so that whom libzmq asks about now is another one
+        self.looked_at = -math.inf
         self.ids: set[str] = set()
-        self.finished = False  # whether libzmq has finished the handshake, as far as we looked
-        self.settled = False  # whether it has certainly finished its handshake, so that who comes in later is another
-
-
-class _Place:
-    """The connections from one address. Of those that are not settled, at least `admitted` were let in."""
-
-    __slots__ = ("admitted", "connections")
-
-    def __init__(self) -> None:
-        self.connections: set[_Connection] = set()
-        self.admitted = 0
-
-    def admit(self, id: str, settled_before: float, is_here: bool, looks: bool) -> None:
-        """Note that one of the connections belongs to this id; not one that was accepted before then, if it can be.
-
-        `is_here` is whether it is certainly one of them, and not one that is gone; `looks` whether those are looked at,
-        and `finished` is known of them.
-        """
-        for one in self.connections:
-            if not one.settled and one.accepted < settled_before and (one.finished or not looks):
-                self._settle(one)
-        unsettled = [one for one in self.connections if not one.settled]
-        for one in unsettled or self.connections:  # the second when our account was wrong: it may be any of them
-            one.ids.add(id)
-        self.admitted += is_here
-        if self.admitted >= len(unsettled):
-            for one in unsettled:
-                one.settled = True
-            self.admitted = 0
-
-    def forget(self, connection: _Connection) -> None:
-        """Take out a connection, which is gone."""
-        self.connections.discard(connection)
-        if not connection.settled:
-            self._settle(connection)
-
-    def _settle(self, connection: _Connection) -> None:
-        connection.settled = True
-        self.admitted = max(0, self.admitted - 1)  # which it may have been one of
 
 
 class Guard:
@@ -121,7 +88,6 @@ class Guard:
         gate: Gate,
         complaints: Complaints,
         handshake_seconds: float,
-        is_asked: Callable[[], bool],
     ) -> None:
         self.name = name
         self.domain = domain
@@ -131,14 +97,10 @@ class Guard:
         self.over = Event()  # nothing more is told of the connections
         self._monitor: SocketMonitor | None = None
         self._connections: dict[int, _Connection] = {}  # by descriptor
-        self._places: dict[str, _Place] = {}  # by address, without its zone
-        self._is_asked = is_asked
-        self._is_owed = False  # whether somebody is gone who may still be let in: who hangs up at once, say
+        self._places: dict[str, set[_Connection]] = {}  # by address, without its zone
         self._handshake_seconds = handshake_seconds
-        # Whether it ends those that take too long, over TCP. By ipc, and with other mechanisms, libzmq does.
-        self.ends_handshakes = KNOWS_PROGRESS and gate.mechanism == "curve" and handshake_seconds < math.inf
-        # libzmq closes those that have not finished by then; it may be late, so that twice as long is certain.
-        self._settles_after = 2 * handshake_seconds
+        self.ends_handshakes = COUNTS_OCTETS and handshake_seconds < math.inf  # over TCP, instead of libzmq
+        self._before_ready = _BEFORE_READY[gate.mechanism]
         self._failure = ""  # of the handshake, of a connection that is about to be told of
         self._complaints = complaints
         self._untold: deque[tuple[int, int]] = deque()  # events that nobody has taken note of
@@ -158,9 +120,9 @@ class Guard:
             self._refused(verdict.reason, address, verdict.who)
             return None
         self.revoked.discard(verdict.id)
-        if (place := self._places.get(_without_zone(address))) is not None:  # else it is gone already
-            settled_before = time.monotonic() - self._settles_after
-            place.admit(verdict.id, settled_before, not self._is_owed, self.ends_handshakes)
+        for one in self._places.get(_without_zone(address), ()):
+            if not self._has_finished(one):
+                one.ids.add(verdict.id)
         return verdict.id
 
     def peer(self, frame: Any) -> Peer:
@@ -178,9 +140,11 @@ class Guard:
             return
         self.revoked |= revoked.keys()
         closed = 0
-        for descriptor, connection in list(self._connections.items()):
-            if connection.ids & revoked.keys():
-                closed += _cut(descriptor, connection)
+        for one in [one for one in self._connections.values() if one.ids & revoked.keys()]:
+            with _as_it_was(one) as found:
+                if found is not None:
+                    shut_down(found)
+                    closed += 1
         names = sorted({known.name for known in revoked.values()})
         if len(names) > _MOST_NAMES:
             names[_MOST_NAMES:] = [f"{len(names) - _MOST_NAMES} others"]
@@ -188,16 +152,24 @@ class Guard:
 
     def end_handshakes(self) -> None:
         """Cut those that have not finished their handshakes in time."""
-        began_by = time.monotonic() - self._handshake_seconds
-        for descriptor, connection in list(self._connections.items()):
-            if connection.finished or connection.accepted > began_by:
-                continue
-            with duplicate(descriptor) as found:
-                if found is None or where_from(found)[1] != connection.signature:
-                    continue
-                connection.finished = has_finished(found)
-                if not connection.finished:
+        now = time.monotonic()
+        for one in [one for one in self._connections.values() if one.due < now]:
+            one.due = math.inf
+            with _as_it_was(one) as found:
+                sent = None if found is None else octets_sent(found)
+                if sent is not None and found is not None and sent <= self._before_ready:
                     shut_down(found)
+
+    def _has_finished(self, one: _Connection) -> bool:
+        """Whether a connection has certainly finished its handshake. That of a moment ago will do."""
+        now = time.monotonic()
+        # Who has no id yet has not been let in.
+        if one.ids and not one.finished and now - one.looked_at > _VALID:
+            one.looked_at = now
+            with _as_it_was(one) as found:
+                sent = None if found is None else octets_sent(found)
+                one.finished = sent is not None and sent > self._before_ready
+        return one.finished
 
     # What becomes of the connections ------------------------------------------------------------------------------
     #
@@ -241,8 +213,6 @@ class Guard:
             self._note(*untold.popleft())
             if time.monotonic() > until:
                 return
-        with contextlib.suppress(SocketClosed):
-            self._is_owed = self._is_owed and self._is_asked()
 
     def _note(self, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
@@ -265,14 +235,14 @@ class Guard:
 
     def _accepted(self, descriptor: int) -> None:
         self._gone(descriptor)  # of which nobody has told, if there was one
+        due = time.monotonic() + self._handshake_seconds
         with duplicate(descriptor) as connection:
             # It may be gone already, and what was wrong with it is told next.
-            found = _Connection(*(("", None) if connection is None else where_from(connection)))
-            self._connections[descriptor] = found
-            address = found.address
-            place = self._places.setdefault(_without_zone(address), _Place())
-            place.connections.add(found)
-            if connection is not None and len(place.connections) > self.gate.max_connections:
+            address, signature = ("", None) if connection is None else where_from(connection)
+            self._connections[descriptor] = found = _Connection(descriptor, address, signature, due)
+            place = self._places.setdefault(_without_zone(address), set())
+            place.add(found)
+            if connection is not None and len(place) > self.gate.max_connections:
                 self._refused("too many connections from this address", address)
                 shut_down(connection)
 
@@ -281,13 +251,12 @@ class Guard:
         connection = self._connections.pop(descriptor, None)
         if connection is None:
             return
-        address, settled = connection.address, connection.settled
+        address = connection.address
         place = self._places[_without_zone(address)]
-        place.forget(connection)
-        self._is_owed |= not settled
-        if not place.connections:
+        place.discard(connection)
+        if not place:
             del self._places[_without_zone(address)]
-        if failure and not settled:
+        if failure:
             self._refused(failure, address)
 
     def _refused(self, reason: str, address: str, who: str = "") -> None:
@@ -312,10 +281,8 @@ def _without_zone(address: str) -> str:
     return address.partition("%")[0]
 
 
-def _cut(descriptor: int, known: _Connection) -> bool:
-    """Shut a connection down, if the descriptor still is that connection; then libzmq closes it."""
-    with duplicate(descriptor) as connection:
-        if connection is None or where_from(connection)[1] != known.signature:
-            return False
-        shut_down(connection)
-        return True
+@contextlib.contextmanager
+def _as_it_was(known: _Connection) -> Iterator[Any]:
+    """The connection, if its descriptor still is that one; else None."""
+    with duplicate(known.descriptor) as found:
+        yield found if found is not None and where_from(found)[1] == known.signature else None

@@ -637,14 +637,25 @@ def test_who_cannot_be_decided_about_is_not_let_in_and_the_next_one_is(
 # Handshakes that take too long ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("octets", [0, 64, 64 + 202 + 100])
+@pytest.mark.parametrize(
+    ("mechanism", "octets"),
+    [("curve", 0), ("curve", 64), ("curve", 64 + 202 + 100), ("plain", 0), ("plain", 64), ("none", 0), ("none", 10)],
+)
 def test_who_does_not_finish_his_handshake_is_put_out_and_who_has_done_so_may_be_quiet(
-    keys, start_secured, new, wait_until, octets
+    keys, start_secured, new, wait_until, tmp_path, mechanism, octets
 ):
-    service = start_secured(AllKinds, keys.security, rep={"options": {"handshake_ivl": 3000}})
+    passwords = tmp_path / "passwords"
+    passwords.touch(0o600)
+    passwords.write_text("alice secret\n")
+    security, options = {
+        "curve": (keys.security, keys.of("alice")),
+        "plain": ({"passwords": str(passwords)}, with_password("alice", "secret")),
+        "none": ({"allow": ["127.0.0.1"]}, {}),
+    }[mechanism]
+    service = start_secured(AllKinds, security, rep={"options": {"handshake_ivl": 3000}})
     endpoint = service.endpoints["it"]["rep"]
     assert service.servers["it"].sockets.rep.get_option("handshake_ivl") == 3000
-    quiet, asks = (new("dealer", endpoint, **keys.of("alice")) for _ in range(2))
+    quiet, asks = (new("dealer", endpoint, **options) for _ in range(2))
     assert quiet.shake_hands() == asks.shake_hands() == "HANDSHAKE_SUCCEEDED"
     refusals = service.servers["it"].sockets.rep.guard.refusals
     with FlakyProxy(endpoint) as proxy:
@@ -652,7 +663,7 @@ def test_who_does_not_finish_his_handshake_is_put_out_and_who_has_done_so_may_be
             proxy.rate = 1000
         else:
             proxy.stall()
-        new("dealer", proxy.endpoint, handshake_ivl=0, **keys.of("alice"))
+        new("dealer", proxy.endpoint, handshake_ivl=0, **options)
         wait_until(lambda: proxy.connections == 1 and proxy.passed["up"] >= octets)
         proxy.stall()
         wait_until(lambda: refusals["it went away during the handshake", "127.0.0.1"] == 1)
