@@ -288,6 +288,7 @@ class Guard:
         self._is_asked = is_asked
         self._is_owed = False  # whether somebody is gone who may still be let in: who hangs up at once, say
         self._hears_on = False  # in a greenlet
+        self._early: dict[str, set[str]] = {}  # by address, the ids that may be of a connection not yet heard of
         # libzmq closes those that have not finished by then; it may be late, so that twice as long is certain.
         self._settles_after = 2 * handshake_seconds
         self._failure = ""  # of the handshake, of a connection that is about to be told of
@@ -296,20 +297,21 @@ class Guard:
     def watch(self, monitor: SocketMonitor) -> None:
         """Hear from this monitor of the connections."""
         self._monitor = monitor
-        monitor.call_back(self._hear_in_turns)
+        monitor.call_back(self._hear_what_there_is)
 
     def admit(self, address: str, mechanism: str, credentials: list[bytes]) -> str | None:
         """The id of somebody who wants to connect, or None when he may not."""
-        while not self._hear():  # the connection itself was told of before
-            gevent.sleep(_PAUSE)
-        # From here on nobody else runs: who is revoked after this was known is known by his connection.
+        heard = self._hear()  # the connection itself was told of before
         verdict = self.gate.admit(address, mechanism, credentials)
         if verdict.id is None:
             self._refused(verdict.reason, address, verdict.who)
             return None
         self.revoked.discard(verdict.id)
-        if (place := self._places.get(address.partition("%")[0])) is not None:  # else it is gone already
-            place.admit(verdict.id, time.monotonic() - self._settles_after, not self._is_owed)
+        address = address.partition("%")[0]
+        if not heard and self.gate.names_peers:
+            self._early.setdefault(address, set()).add(verdict.id)
+        if (place := self._places.get(address)) is not None:  # else it is gone already, or not yet heard of
+            place.admit(verdict.id, time.monotonic() - self._settles_after, heard and not self._is_owed)
         return verdict.id
 
     def peer(self, frame: Any) -> Peer:
@@ -336,10 +338,8 @@ class Guard:
 
     # What becomes of the connections: called by the hub ----------------------------------------------------------
 
-    def _hear_in_turns(self) -> None:
-        if not self._hear() and not self._hears_on:
-            self._hears_on = True
-            spawn_named(f"{self.name}: hear of connections", self._hear_on)
+    def _hear_what_there_is(self) -> None:
+        self._hear()
 
     def _hear_on(self) -> None:
         try:
@@ -349,7 +349,7 @@ class Guard:
             self._hears_on = False
 
     def _hear(self) -> bool:
-        """Hear what becomes of the connections, for a moment. False when there is more to hear."""
+        """Hear what becomes of the connections, for a moment. False when there is more, which is heard later."""
         ends = time.monotonic() + _TURN_SECONDS
         with contextlib.suppress(ReceiveTimeout, TransientError, SocketClosed):
             while (monitor := self._monitor) is not None:
@@ -360,7 +360,11 @@ class Guard:
                 else:
                     self._take(event)
                 if time.monotonic() > ends:
+                    if not self._hears_on:
+                        self._hears_on = True
+                        spawn_named(f"{self.name}: hear of connections", self._hear_on)
                     return False
+        self._early.clear()
         with contextlib.suppress(SocketClosed):
             self._is_owed = self._is_owed and self._is_asked()
         return True
@@ -386,6 +390,9 @@ class Guard:
         address = found.address
         place = self._places.setdefault(address, _Place())
         place.connections.add(found)
+        found.ids |= self._early.get(address, set())
+        if found.ids & self.revoked:  # he was put out before he was heard of
+            _cut(descriptor, found)
         if address and len(place.connections) > self.gate.max_connections:
             self._refused("too many connections from this address", address)
             _cut(descriptor, found)
