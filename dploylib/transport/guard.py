@@ -104,7 +104,7 @@ class Guard:
         self._failure = ""  # of the handshake, of a connection that is about to be told of
         self._complaints = complaints
         self._untold: deque[tuple[int, int]] = deque()  # events that nobody has taken note of
-        self._noted = 0
+        self._early: dict[str, set[str]] = {}  # by address, who was let in before his connection was noted
         self._is_behind = False
 
     def watch(self, monitor: SocketMonitor) -> None:
@@ -113,14 +113,17 @@ class Guard:
         monitor.call_back(self._hear)
 
     def admit(self, address: str, mechanism: str, credentials: list[bytes]) -> str | None:
-        """The id of somebody who wants to connect, or None when he may not. Lets others run meanwhile."""
-        self.catch_up()  # the connection itself was told of before
+        """The id of somebody who wants to connect, or None when he may not."""
+        self._hear()  # the connection itself was told of before
         verdict = self.gate.admit(address, mechanism, credentials)
         if verdict.id is None:
             self._refused(verdict.reason, address, verdict.who)
             return None
         self.revoked.discard(verdict.id)
-        for one in self._places.get(_without_zone(address), ()):
+        address = _without_zone(address)
+        if self._untold:  # where it may be among others, of which there are many
+            self._early.setdefault(address, set()).add(verdict.id)
+        for one in self._places.get(address, ()):
             if not self._has_finished(one):
                 one.ids.add(verdict.id)
         return verdict.id
@@ -175,15 +178,6 @@ class Guard:
     #
     # Ten thousand of them may come and go at once, and requests are not to wait for that.
 
-    def catch_up(self) -> None:
-        """Take note of all that was told until now, and let others run now and then."""
-        self._read()
-        due = self._noted + len(self._untold)
-        while self._noted < due:
-            self._note_some()
-            if self._noted < due:
-                gevent.sleep(_PAUSE)
-
     def _hear(self) -> None:
         """Take note of what was told. Called by the hub: if that is much, a greenlet goes on with it."""
         self._read()
@@ -209,10 +203,10 @@ class Guard:
         until = time.monotonic() + _TURN
         untold = self._untold
         while untold:
-            self._noted += 1
             self._note(*untold.popleft())
             if time.monotonic() > until:
                 return
+        self._early.clear()
 
     def _note(self, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
@@ -242,8 +236,10 @@ class Guard:
             self._connections[descriptor] = found = _Connection(descriptor, address, signature, due)
             place = self._places.setdefault(_without_zone(address), set())
             place.add(found)
-            if connection is not None and len(place) > self.gate.max_connections:
-                self._refused("too many connections from this address", address)
+            found.ids |= self._early.get(_without_zone(address), set())
+            too_many = len(place) > self.gate.max_connections
+            if connection is not None and (too_many or found.ids & self.revoked):
+                self._refused("too many connections from this address" if too_many else "revoked meanwhile", address)
                 shut_down(connection)
 
     def _gone(self, descriptor: int) -> None:

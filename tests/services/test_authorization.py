@@ -868,15 +868,20 @@ def test_what_a_revoked_key_has_sent_before_is_not_handled_any_more(keys, start_
 # Strangers -----------------------------------------------------------------------------------------------------------
 
 
-def test_others_get_to_run_while_strangers_come_and_go(keys, start_secured):
-    service = start_secured(AllKinds, keys.security)
-    host, _, port = service.endpoints["it"]["rep"].removeprefix("tcp://").rpartition(":")
-    guard = service.servers["it"].sockets.rep.guard
-    strangers = 2000
-    for _ in range(strangers):  # the hub does not run meanwhile
+def come_and_go(endpoint: str, strangers: int) -> None:
+    """Connect, and hang up, again and again. The hub does not run meanwhile, so that nobody hears of it."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    for _ in range(strangers):
         plain = gevent.monkey.get_original("socket", "socket")()
         plain.connect((host, int(port)))
         plain.close()
+
+
+def test_others_get_to_run_while_strangers_come_and_go(keys, start_secured):
+    service = start_secured(AllKinds, keys.security)
+    guard = service.servers["it"].sockets.rep.guard
+    strangers = 2000
+    come_and_go(service.endpoints["it"]["rep"], strangers)
     seen = set()
     with gevent.Timeout(PATIENCE):
         while guard.refusals.total() < strangers:
@@ -903,3 +908,16 @@ def test_what_is_no_connection_any_more_is_not_looked_at(tmp_path):
             assert found is None or where_from(found) == ("", None)
     with duplicate(number) as found:
         assert found is None
+
+
+def test_who_comes_in_behind_many_strangers_is_put_out_with_his_key(keys, start_secured, new):
+    """He is let in before it was heard that he is there."""
+    service = start_secured(AllKinds, keys.security)
+    endpoint = service.endpoints["it"]["rep"]
+    zap = service.context.authenticator._zap
+    come_and_go(endpoint, 2000)
+    client = new("req", endpoint, **keys.of("alice"))
+    spin_until(zap.has_input)
+    assert client.ask("hello") == "hello"
+    keys.revoke("alice")
+    client.hear("DISCONNECTED")
