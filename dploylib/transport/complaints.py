@@ -14,12 +14,13 @@ from .spawning import spawn_named
 
 __all__ = ["Complaints"]
 
-_INTERVAL = 1.0  # seconds between two lines of one kind
+_INTERVAL = 1.0  # seconds after which a second line says how often it has happened since the first one
+_LONGEST_INTERVAL = 60.0  # to which that doubles, while it goes on
 _MOST_KINDS = 100  # that are told apart at once
 
 
 class Complaints:
-    """Logs a line of each kind at once, and after a second how many more there were.
+    """Logs a line of each kind at once, and later how many more there were: less and less often while they go on.
 
     `spawn` starts a greenlet that calls a function; without it, they are this object's own, until `close`.
     """
@@ -30,8 +31,8 @@ class Complaints:
         self._greenlets = Group()
         self._spawn = spawn or self._spawn_here
 
-    def tell(self, kind: str, text: str) -> None:
-        """Log a warning, now or together with others of its kind. The log may wait, unless the hub calls this."""
+    def tell(self, kind: str, text: str, level: int = logging.WARNING) -> None:
+        """Log this, now or together with others of its kind. The log may wait, unless the hub calls this."""
         if kind not in self._untold and len(self._untold) >= _MOST_KINDS:
             kind = ""
         if kind in self._untold:
@@ -40,22 +41,31 @@ class Complaints:
         self._untold[kind] = 0
         in_hub = gevent.getcurrent() is gevent.get_hub()
         if not in_hub:
-            self._log.warning("%s", text)
-        self._spawn(self._go_on, kind, text, in_hub)
+            self._log.log(level, "%s", text)
+        self._spawn(self._go_on, kind, text, level, in_hub)
 
     def close(self) -> None:
         """Log what was not told yet. Does not wait for that."""
         self._greenlets.kill(block=False)
 
-    def _go_on(self, kind: str, text: str, first: bool) -> None:
+    def _go_on(self, kind: str, text: str, level: int, first: bool) -> None:
+        interval = _INTERVAL
         try:
             if first:
-                self._log.warning("%s", text)
-            gevent.sleep(_INTERVAL)
+                self._log.log(level, "%s", text)
+            gevent.sleep(interval)
+            while self._untold[kind]:
+                self._tell_how_many(kind, text, level)
+                interval = min(2 * interval, _LONGEST_INTERVAL)
+                gevent.sleep(interval)
         finally:  # when it is ended, too
-            untold = self._untold.pop(kind)
-            if untold:
-                self._log.warning("%s (and %d more since)", text, untold)
+            self._tell_how_many(kind, text, level)
+            del self._untold[kind]
+
+    def _tell_how_many(self, kind: str, text: str, level: int) -> None:
+        untold, self._untold[kind] = self._untold[kind], 0
+        if untold:
+            self._log.log(level, "%s (and %d more since)", text, untold)
 
     def _spawn_here(self, function: Callable[..., None], *args: Any) -> None:
         self._greenlets.add(spawn_named("log what peers do wrong", function, *args))

@@ -51,7 +51,7 @@ EVENTS = (
 """What a guard has to be told."""
 
 _NO_ZEROMQ = "its handshake is none of ZeroMQ"
-_WENT_AWAY = "it went away during the handshake"
+_WENT_AWAY = "went away during the handshake"
 _FAILURES: dict[int, str] = {
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "it wants another mechanism",
     zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "its messages cannot be decrypted: it may have a wrong server key",
@@ -81,14 +81,7 @@ class Guard:
     have not come in again.
     """
 
-    def __init__(
-        self,
-        name: str,
-        domain: bytes,
-        gate: Gate,
-        complaints: Complaints,
-        handshake_seconds: float,
-    ) -> None:
+    def __init__(self, name: str, domain: bytes, gate: Gate, complaints: Complaints, handshake_seconds: float) -> None:
         self.name = name
         self.domain = domain
         self.gate = gate
@@ -260,8 +253,12 @@ class Guard:
         if key not in self.refusals and len(self.refusals) >= _MOST_REFUSALS:
             key = (reason, "others")
         self.refusals[key] += 1
-        text = f"{self.name} refused {who and f'{who} at '}{address or 'somebody'}: {reason}"
-        self._complaints.tell(f"{self.name} {reason}", text)
+        somebody = f"{who and f'{who} at '}{address or 'somebody'}"
+        # Whoever looks whether the port is open goes away like that, too.
+        text, level = f"{self.name} refused {somebody}: {reason}", logging.WARNING
+        if reason == _WENT_AWAY:
+            text, level = f"{self.name}: {somebody} {reason}", logging.INFO
+        self._complaints.tell(f"{self.name} {reason} {somebody}", text, level)
 
 
 def _property(frame: Any, name: str) -> str:

@@ -31,7 +31,7 @@ WELCOME = {"curve": "right key", "plain": "right password", "open": "no key"}
 TURNED_AWAY = ("HANDSHAKE_FAILED_AUTH",)
 LET_IN = ("HANDSHAKE_SUCCEEDED",)
 MISMATCH = ("HANDSHAKE_FAILED_PROTOCOL", "HANDSHAKE_FAILED_NO_DETAIL")  # whichever end sees it first hangs up
-MISMATCH_REASONS = ("it wants another mechanism", "it went away during the handshake")
+MISMATCH_REASONS = ("it wants another mechanism", "went away during the handshake")
 
 
 def outcome(client, mechanism):
