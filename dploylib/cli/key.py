@@ -75,12 +75,15 @@ def authorize(where: str, key: str, name: str | None, groups: tuple[str, ...]) -
 @click.argument("where", type=TEXT)
 @click.argument("who", type=TEXT)
 def revoke(where: str, who: str) -> None:
-    """Let a client connect no more. WHO is its name, its fingerprint or its public key.
+    """Let a client connect no more. WHO is its name, its fingerprint, its public key or the file of that (NAME.key).
 
     WHERE is the directory or the file with the authorized keys.
     """
     from .. import security
+    from ..security.keys import PUBLIC_SUFFIX, SECRET_SUFFIX
 
+    if who.endswith((PUBLIC_SUFFIX, SECRET_SUFFIX)) and os.path.isfile(who):
+        who = security.read_certificate(who).credential
     for identity in security.revoke(where, who):
         click.echo(f"{identity.name} was removed from {where}: {security.fingerprint(identity.credential)}")
 

@@ -107,6 +107,8 @@ def test_a_client_is_authorized_shown_and_revoked(keys, directory, where):
     assert [row.split() for row in keys("key", "show", where).splitlines()] == [alice, ["robert", *bob[1:]]]
     assert keys("key", "revoke", where, "robert") == f"robert was removed from {where}: {bob[2]}\n"
     assert keys("key", "revoke", where, alice[2]) == f"alice was removed from {where}: {alice[2]}\n"
+    keys("key", "authorize", where, "bob.key")
+    assert keys("key", "revoke", where, "bob.key") == f"bob was removed from {where}: {bob[2]}\n"
     assert keys("key", "show", where) == ""
     assert keys("key", "revoke", where, "alice", code=3).startswith(
         f"Error: {where} has no key of alice: expected the name, fingerprint or key of somebody"
