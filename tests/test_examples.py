@@ -63,15 +63,20 @@ def started(command, **options):
         process.communicate()
 
 
+def from_run_on(name):
+    """The commands of an example from the one on that runs its service."""
+    return list(
+        itertools.dropwhile(lambda one: one[:2] != ["dploylib", "run"], commands(EXAMPLES / name / "service.py"))
+    )
+
+
 @contextlib.contextmanager
 def running(name, log=None):
     """Run the service of an example as its comment says, but for the ports. Yield the other commands of the comment.
 
     What it logs from then on is added to `log`, if there is one; otherwise it may log no errors.
     """
-    command, *others = itertools.dropwhile(
-        lambda one: one[:2] != ["dploylib", "run"], commands(EXAMPLES / name / "service.py")
-    )
+    command, *others = from_run_on(name)
     written = (EXAMPLES / name / "config.yaml").read_text()
     ports = re.findall(r"\$\{(\w+_PORT):-\d+\}", written)
     assert ports
@@ -296,13 +301,14 @@ def test_nothing_is_shown_of_the_wire_when_the_service_does_not_start(tmp_path):
     assert error.startswith("the service ended before it was ready, with status ")
 
 
-def test_the_examples_would_pass_the_check_of_the_command_line():
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+def test_the_examples_would_pass_the_check_of_the_command_line(tmp_path):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {**ENVIRONMENT, "KEYS": str(tmp_path)}}
+    for command in commands(EXAMPLES / "secured" / "service.py")[:5]:
+        assert run(command, tmp_path)[0] == 0
     with contextlib.ExitStack() as stack:
         checks = []
         for name in SERVICES:
-            command = commands(EXAMPLES / name / "service.py")[0]
-            assert command[:2] == ["dploylib", "run"]
+            command = from_run_on(name)[0]
             checks.append(stack.enter_context(started(["dploylib", "check", *command[2:]], **pipes)))
         for check in checks:
             output, error = check.communicate(timeout=PATIENCE)

@@ -126,7 +126,7 @@ def test_who_is_right_gets_through(secured, run, command, mechanism, options):
                 gevent.sleep(0.002)
 
 
-@each_command
+@pytest.mark.parametrize("command", ["call", "listen"])
 @pytest.mark.parametrize(
     ("mechanism", "options", "known"),
     [

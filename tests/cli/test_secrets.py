@@ -174,9 +174,7 @@ def test_a_configuration_that_is_wrong_or_printed_tells_no_secret(secrets, chang
         text = text.replace(old, new)
     (secrets.directory / "config.yaml").write_text(text)
     (secrets.directory / "service.py").write_text(SERVICE.replace("COORDINATOR", "None"))
-    checked = secrets.run("check", "service.py", "-c", "config.yaml")
-    printed = secrets.run("check", "service.py", "-c", "config.yaml", "--print-config")
-    assert checked == printed == (3 if change else 0)
+    assert secrets.run("check", "service.py", "-c", "config.yaml", "--print-config") == (3 if change else 0)
     assert secrets.run("check", "service.py", "-c", "config.yaml", "--set", f"general.db_token={secrets.password}") in (
         0,
         3,

@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with besieged.attacked(intruders) as put_out:
                     took = besieged.ask_for(seconds)
                 report(name, took, quiet, f"; put out {sum(put_out)} times")
-            print("refused, as the service counts it:", json.dumps(besieged.target.state()["refusals"]))
+            print("refused, as the service counts it:", json.dumps(besieged.target.state()["refusals"][SECURED]))
             print(f"its log: {besieged.target.log.stat().st_size} bytes")
         finally:
             besieged.target.end()

@@ -27,6 +27,14 @@ if "TARGET_LOG" in os.environ:
 real_time = time.time
 
 
+def by_reason(refusals):
+    """How often somebody was refused, for each reason."""
+    counted = Counter()
+    for (reason, _), count in refusals.items():
+        counted[reason] += count
+    return counted
+
+
 class Order(msgspec.Struct):
     item: str
     count: int = 1
@@ -120,7 +128,9 @@ class Target(Server):
             "heard": self.heard,
             "greenlets": sum(isinstance(one, greenlet.greenlet) for one in gc.get_objects()),
             "refusals": {
-                name: socket.guard.refusals.total() for name, socket in self.sockets.items() if socket.guard is not None
+                name: by_reason(socket.guard.refusals)
+                for name, socket in self.sockets.items()
+                if socket.guard is not None
             },
             "counts": {
                 name: {each: getattr(counts, each) for each in counts.__slots__} for name, counts in self.counts.items()

@@ -34,6 +34,7 @@ class Wire(Sender):
 
     def __init__(self, socket_type, frames):
         self.socket_type = socket_type
+        self.guard = None
         self.frames = frames
         self.replies = []
 

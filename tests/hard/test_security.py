@@ -5,6 +5,7 @@ Clients who have one keep asking meanwhile, see `siege.py`, which also measures 
 
 import os
 import resource
+from collections import Counter
 
 import pytest
 
@@ -33,18 +34,22 @@ def test_a_siege_keeps_nobody_waiting_in_vain_and_leaves_nothing_behind(besieged
     target = besieged.target
     before = target.settled()
 
+    def refusals():
+        return Counter(target.state()["refusals"][SECURED])
+
     def lay_siege(seconds):
-        refused = target.state()["refusals"][SECURED]
+        before_it = refusals()
         with besieged.attacked(EVERYBODY) as put_out:
             wait_until(lambda: target.descriptors() > before + HELD)
             assert len(besieged.ask_for(seconds)) > 0  # each was answered, and rightly
             target.still_well()
+            # On a busy machine the intruders, who come last, may take their time.
+            for reason in ("too many connections from this address", "key not authorized"):
+                wait_until(lambda reason=reason: refusals()[reason] > before_it[reason])
         # Who came too often, or with a key that nobody knows, has been counted each time; so has most of what was none.
         counted = [count for (kind, _, _), count in zip(EVERYBODY, put_out, strict=True) if kind != "fuzz"]
         assert min(counted) >= 0
-        assert counted[-1] > 0, "no stranger has tried"
-        assert counted[-2] > 0, "nobody was over the limit"
-        wait_until(lambda: target.state()["refusals"][SECURED] - refused > sum(counted))
+        wait_until(lambda: refusals().total() - before_it.total() > sum(counted))
         wait_until(lambda: target.descriptors() <= before)
         target.state("collect")
         return target.resident()
