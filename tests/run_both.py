@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 HARD = "tests/hard"
+COMMANDS = ["tests/cli", "tests/dploy", "tests/testing"]  # most of which run in processes of their own
 PLAIN, PATCHED = "pytest", "dploylib.testing"
 
 
@@ -21,17 +22,24 @@ def run(passes, output=None):
 
 
 def main(arguments):
-    both = arguments or [f"--ignore={HARD}"]
-    beside = {"monkey-patched": [(PATCHED, both)]}
+    plain = patched = arguments
+    beside = {}
     if not arguments:
-        beside["hard, plain and then monkey-patched"] = [(PLAIN, [HARD]), (PATCHED, [HARD])]
+        patched = [f"--ignore={HARD}"]
+        plain = [*patched, *(f"--ignore={one}" for one in COMMANDS)]
+        beside["hard, plain and monkey-patched, and what runs commands, plain"] = [
+            (PLAIN, [HARD]),
+            (PATCHED, [HARD]),
+            (PLAIN, COMMANDS),
+        ]
+    beside["monkey-patched"] = [(PATCHED, patched)]
     with ThreadPoolExecutor() as threads, ExitStack() as stack:
         running = {}
         for name, passes in beside.items():
             output = stack.enter_context(tempfile.TemporaryFile())
             running[name] = output, threads.submit(run, passes, output)
         print(f"plain; beside it run: {'; '.join(beside)}", flush=True)
-        statuses = run([(PLAIN, both)])
+        statuses = run([(PLAIN, plain)])
         for name, (output, passes) in running.items():
             statuses += passes.result()
             print(name, flush=True)
