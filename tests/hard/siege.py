@@ -26,13 +26,21 @@ SECURED = "pool"
 CLIENTS = 4
 HELD = 10_000
 PER_ADDRESS = 1000  # of which more are put out again at once: the setting max_connections_per_address
-DESCRIPTORS = 12_000
+DESCRIPTORS = 13_000
 PATIENCE = 60.0  # seconds; an upper bound for what takes some, on a loaded machine too
-# Kind, number, and the address that they come from, in 127.0.0.0/24. At one of these are more than there may be.
-HOLDERS = [("hold", PER_ADDRESS - 50, address) for address in range(2, 12)] + [("hold", PER_ADDRESS + 100, 12)]
+# Kind, number, and the address that they come from, in 127.0.0.0/24.
+HOLDERS = [("hold", PER_ADDRESS - 50, address) for address in range(2, 13)]
+TOO_MANY = [("hold", PER_ADDRESS + 100, 13)]  # more than there may be: they come again as soon as they are put out
 FUZZERS = [("fuzz", 100, 20), ("fuzz", 100, 21)]
 STRANGERS = [("stranger", 20, 30)]
-ATTACKS = {"held": HOLDERS, "fuzzed": FUZZERS, "strangers": STRANGERS, "all of it": HOLDERS + FUZZERS + STRANGERS}
+ATTACKS = {
+    "held": HOLDERS,
+    "fuzzed": FUZZERS,
+    "both": HOLDERS + FUZZERS,
+    "strangers": STRANGERS,
+    "too many": TOO_MANY,
+    "all of it": HOLDERS + TOO_MANY + FUZZERS + STRANGERS,
+}
 
 
 class Besieged:
