@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Any, cast
 
 import gevent
-from gevent.event import AsyncResult, Event
+from gevent.event import Event
 
 from ..config import Defaults, Settings, YAMLConfigMapper
 from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceStateError
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.server import checked_graceful_timeout
 from ..transport import Context
+from ..transport.spawning import call_in_hub
 from .blocking import watch_for_blocking
 from .checking import check
 from .coordinator import GreenletServerCoordinator, ServerCoordinator
@@ -28,8 +29,6 @@ from .templates import ServiceTemplate, Template
 __all__ = ["Service"]
 
 log = logging.getLogger(__name__)
-
-_STILL_THERE = 60.0  # seconds
 
 
 class Service:
@@ -260,21 +259,13 @@ class Service:
         if self.state is not State.STOPPING:
             self._lifecycle.become(State.STOPPING)
         # In a greenlet of its own: it goes on when the caller is interrupted, and may be asked for in another thread.
-        stopped: AsyncResult[None] = AsyncResult()
-        self._hub.loop.run_callback_threadsafe(gevent.spawn, self._stop, graceful_timeout, stopped)
-        while not stopped.ready():  # with a timeout, since in another thread nothing else may keep a hub from giving up
-            stopped.wait(_STILL_THERE)
-        stopped.get()
+        call_in_hub(self._hub, self._stop, graceful_timeout)
 
-    def _stop(self, graceful_timeout: float, stopped: AsyncResult[None]) -> None:
-        try:
-            self._coordinator.stop(graceful_timeout)
-            self._start_over.wait()  # whoever calls start() gets an error, and must be done with it
-            if self.state is State.STOPPING:
-                self._lifecycle.become(State.STOPPED)
-            stopped.set(None)
-        except BaseException as error:  # noqa: BLE001 - who stops the service gets it
-            stopped.set_exception(error)
+    def _stop(self, graceful_timeout: float) -> None:
+        self._coordinator.stop(graceful_timeout)
+        self._start_over.wait()  # whoever calls start() gets an error, and must be done with it
+        if self.state is State.STOPPING:
+            self._lifecycle.become(State.STOPPED)
 
     def run(self, *args: Any, **kwargs: Any) -> signal.Signals | None:
         """Start the service with these arguments, and serve until SIGINT or SIGTERM, or until it fails.

@@ -11,12 +11,9 @@ import contextlib
 import itertools
 import logging
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import gevent
-import gevent.monkey
-from gevent.event import AsyncResult
 
 from ..errors import SecurityError, SocketClosed, TransientError, TransportError
 from ..security import Gate
@@ -25,7 +22,7 @@ from .complaints import Complaints
 from .guard import EVENTS, Guard
 from .monitor import SocketMonitor, monitor_endpoint
 from .receive_loop import RETRY_PAUSE
-from .spawning import spawn_named
+from .spawning import call_in_hub, spawn_named
 
 if TYPE_CHECKING:
     from .context import Context
@@ -35,12 +32,9 @@ __all__ = ["Authenticator"]
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _VERSION = b"1.0"
 _POLL_INTERVAL = 0.25  # seconds between two looks at the lists; a change counts when two looks have seen the same
-_STILL_THERE = 60.0  # seconds
 
 
 class Authenticator:
@@ -60,14 +54,17 @@ class Authenticator:
     def guard(self, socket: Socket, gate: Gate) -> Guard:
         """Let this gate decide who may connect to a socket, from before its first bind on until it is closed.
 
-        May be called in any thread. Raises `TransportError` when somebody else answers for this context already.
+        May be called in any thread. Raises `SecurityError` when somebody else answers for this context already.
         """
         name = socket.name or f"{socket.socket_type} socket"
         seconds = socket.get_option("handshake_ivl") / 1000 or math.inf  # 0 is for ever
         domain = f"{name}#{next(self._numbers)}".encode()
         guard = Guard(name, domain, gate, self._complaints, seconds)
         endpoint = monitor_endpoint(socket, EVENTS)
-        self._call_in_hub(self._take, guard, endpoint)
+        if gevent.get_hub() is self._hub:
+            self._take(guard, endpoint)
+        else:
+            call_in_hub(self._hub, self._take, guard, endpoint)
         return guard
 
     def release(self, guard: Guard) -> None:
@@ -111,25 +108,6 @@ class Authenticator:
             spawn_named("authenticate who connects", self._answer, zap),
             spawn_named("look who may still connect", self._look_again),
         ]
-
-    def _call_in_hub(self, function: Callable[..., None], *args: Any) -> None:
-        """Call a function in the hub of the authenticator, and wait for that."""
-        if gevent.get_hub() is self._hub:
-            function(*args)
-            return
-        done: AsyncResult[None] = AsyncResult()
-
-        def call() -> None:
-            try:
-                function(*args)
-                done.set(None)
-            except BaseException as error:  # noqa: BLE001 - who waits gets it
-                done.set_exception(error)
-
-        self._hub.loop.run_callback_threadsafe(gevent.spawn, call)
-        while not done.ready():  # with a timeout, since nothing else may keep this hub from giving up
-            done.wait(_STILL_THERE)
-        done.get()
 
     # ZAP ---------------------------------------------------------------------------------------------------------
 
