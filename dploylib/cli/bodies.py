@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from .parameters import TEXT
+from .parameters import TEXT, decorated
 
 if TYPE_CHECKING:
     from ..transport import Envelope
@@ -31,9 +31,7 @@ def envelope_options(function: _Function) -> _Function:
             "--mimetype", type=TEXT, help=f"Another mimetype than {_TEXT}, {_JSON} or what the name of the file tells."
         ),
     )
-    for decorator in reversed(decorators):
-        function = decorator(function)
-    return function
+    return decorated(function, decorators)
 
 
 def envelope_from(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from .parameters import decorated
+
 if TYPE_CHECKING:
     from ..security import Security
 
@@ -52,10 +54,7 @@ def security_options(function: _Function) -> _Function:
         ),
         click.option("--insecure", is_flag=True, help="Let the password go to other machines, for anybody to read."),
     )
-    decorated: Any = command
-    for decorator in reversed(decorators):
-        decorated = decorator(decorated)
-    return cast(_Function, decorated)
+    return cast(_Function, decorated(command, decorators))
 
 
 def _security(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -21,11 +21,19 @@ __all__ = [
     "Group",
     "Target",
     "configuration",
+    "decorated",
     "service_options",
     "uri_argument",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def decorated(function: _Function, decorators: Sequence[Callable[[Any], Any]]) -> _Function:
+    """`function` with the decorators on it, the first outermost, as if they stood above it in this order."""
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
 
 
 class Group(click.Group):
@@ -167,9 +175,7 @@ def service_options(function: _Function) -> _Function:
             help="Whether gevent patches the standard library before the module is imported.",
         ),
     )
-    for decorator in reversed(decorators):
-        function = decorator(function)
-    return function
+    return decorated(function, decorators)
 
 
 def configuration(config: str | None, overrides: tuple[tuple[str, str], ...]) -> dict[str, Any]:
