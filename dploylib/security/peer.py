@@ -21,6 +21,10 @@ class Peer(NamedTuple):
     key: str = ""
     address: str = ""
 
+    @property
+    def who(self) -> str:
+        """Its name, or else its key, where it has one."""
+        return self.name or self.key or "somebody"
+
     def __str__(self) -> str:
-        who = self.name or self.key or "somebody"
-        return f"{who} at {self.address}" if self.address else who
+        return f"{self.who} at {self.address}" if self.address else self.who

@@ -28,7 +28,6 @@ from ..errors import (
     TransportError,
     Unroutable,
 )
-from ..security import Peer
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
 from ..transport.complaints import Complaints
@@ -332,7 +331,8 @@ class Dispatcher:
         """Call the handler, if who sent the message is in one of its groups."""
         peer, groups = received.peer, cast("frozenset[str]", self._groups)
         if peer is None or not groups & peer.groups:
-            received.fault = Forbidden(f"{self.name} is for {' or '.join(sorted(groups))}, and not for {_named(peer)}")
+            who = "somebody whom nobody knows" if peer is None else peer.who
+            received.fault = Forbidden(f"{self.name} is for {' or '.join(sorted(groups))}, and not for {who}")
             raise received.fault
         return self._handle_if_let_in(server, channel, received)
 
@@ -549,10 +549,6 @@ class RepDispatcher(Dispatcher):
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
         end = frames.index(b"", 1) if b"" in frames[1:] else 1
         return ReplySocket(socket, [*frames[:end], b""]), []
-
-
-def _named(peer: Peer | None) -> str:
-    return "somebody whom nobody knows" if peer is None else peer.name or peer.key or "somebody"
 
 
 def _reply_frames(request: Envelope, result: Any) -> list[Any]:
