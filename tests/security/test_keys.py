@@ -45,6 +45,14 @@ def files(tmp_path, pair) -> tuple[Path, Path]:
     return Path(public), Path(secret)
 
 
+def test_a_public_key_can_stand_in_a_configuration_as_it_is(monkeypatch):
+    pairs = [zmq.curve_keypair() for _ in range(2)]
+    placeholder = (b"${NAME}" + pairs[0][0][7:], pairs[0][1])
+    made = iter([placeholder, pairs[1]])
+    monkeypatch.setattr(zmq, "curve_keypair", lambda: next(made))
+    assert KeyPair.generate().public == pairs[1][0].decode()
+
+
 # Files ---------------------------------------------------------------------------------------------------------
 
 
