@@ -20,6 +20,7 @@ from .model import (
     Supervision,
     json_schema,
 )
+from .placement import Place, Placement
 from .printing import as_yaml
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "Declared",
     "Defaults",
     "OptionValue",
+    "Place",
+    "Placement",
     "ServerSettings",
     "Settings",
     "SocketSettings",

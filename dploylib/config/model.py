@@ -23,6 +23,7 @@ from ..security.masked import MASK
 from ..security.settings import Security, ServiceSecurity
 from .checking import Checker
 from .endpoints import TRANSPORTS, endpoint_flaw
+from .placement import Place, Placement
 from .problems import Path, SourceMap, did_you_mean, looks_secret
 
 __all__ = [
@@ -111,6 +112,14 @@ class SocketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_frames: Annotated[
         Annotated[int, Meta(ge=3, le=256)] | None,
         Meta(description="How many frames a message may have. Without it, what the server declares."),
+    ] = None
+
+    idempotent: Annotated[
+        bool | None,
+        Meta(
+            description="Whether a message may be handled twice, so that another worker gets it when one dies with it. "
+            "Without it, what the server declares."
+        ),
     ] = None
 
     security: Annotated[
@@ -214,6 +223,7 @@ class Settings:
     """A configuration that was checked, and where each part of it was written.
 
     `security_is_known` is False when its section `security` is wrong, so that nobody knows what sockets are to have.
+    `placement` says which of the servers run in this process: all of them, unless it was set.
     """
 
     def __init__(
@@ -229,6 +239,7 @@ class Settings:
         checker = Checker(lambda path, message: found.append(self.problem(path, message)), self._sources.placeholders)
         checked = checker.check(data, Configuration)
         self._broken: dict[str, list[str]] = {}
+        self.placement = Placement()
         self.security_is_known = not any(problem.path.partition(".")[0] == "security" for problem in found)
         if found:
             raise ConfigurationError(found, self._without_broken_parts(checked))
@@ -422,6 +433,10 @@ class ServerSettings:
         info = self._settings.socket_info(self.name, socket)
         uris = self._resolved.get(socket)
         return info if uris is None else msgspec.structs.replace(info, uri=uris)
+
+    def place(self, socket: str) -> Place:
+        """Where a bound socket of this server really is."""
+        return self._settings.placement.place(self.name, socket)
 
     def security(self, socket: str) -> Security:
         """How a socket of this server is secured. Raises SocketInfoNotInConfiguration."""

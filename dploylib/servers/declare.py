@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, overload
 
 from ..config import Declared
@@ -58,8 +59,9 @@ class SocketDescription:
     while all of them run: "wait" lets them wait, in the queues of ZeroMQ, until their peers have to wait too; "reject"
     answers each at once with a problem. `max_frames` is how many frames a message may have. `default_options` are set
     before those of the configuration, and after the `limits` that every socket of a server has. An `optional` socket
-    may be left out of the configuration, and then is not there. `groups` are those for whom the handler is, None for
-    everybody: see `allow`.
+    may be left out of the configuration, and then is not there. A message of an `idempotent` one may be handled twice:
+    where several workers run the server, another one gets it when one dies with it. `groups` are those for whom the
+    handler is, None for everybody: see `allow`.
 
     Raises `DeclarationError` when these do not go together.
     """
@@ -77,6 +79,7 @@ class SocketDescription:
         overload: str = "wait",
         max_frames: int = MAX_FRAMES,
         optional: bool = False,
+        idempotent: bool = False,
     ) -> None:
         self.name = name
         self.socket_type = socket_type
@@ -90,6 +93,7 @@ class SocketDescription:
         self.overload = overload
         self.max_frames = max_frames
         self.optional = optional
+        self.idempotent = idempotent
         self.groups: frozenset[str] | None = getattr(input_handler, _GROUPS, None)
         self.attribute = name  # until __set_name__ says better
         self._check()
@@ -117,6 +121,8 @@ class SocketDescription:
             )
         if self.timeout is not None and not _is_seconds(self.timeout):
             raise DeclarationError(f"{where}: timeout is a number of seconds above 0, not {self.timeout!r}")
+        if self.idempotent and (self.setup_type != "bind" or self.input_handler is None):
+            raise DeclarationError(f"{where}: idempotent are messages of bound sockets with a handler")
         if self.groups is not None and (self.setup_type != "bind" or self.input_handler is None):
             raise DeclarationError(f"{where}: groups are for bound sockets with a handler: who connects is known there")
         flaw = self.overload_flaw(self.overload)
@@ -154,8 +160,11 @@ class SocketDescription:
         concurrency: int | None = None,
         credentials: Credentials | None = None,
         name: str = "",
+        descriptors: Mapping[str, int] = MappingProxyType({}),
     ) -> Socket:
         """Make the socket: set the options, then bind or connect to every uri, secured by the credentials.
+
+        `descriptors` are of sockets that listen already, by uri.
 
         The limits of `default_options` come first, so that the declaration and the configuration override them. A `rep`
         socket with a handler is a ROUTER underneath, and a `pub` an XPUB, which confirms subscriptions to who asks for
@@ -185,9 +194,11 @@ class SocketDescription:
             if credentials is not None and self.setup_type == "connect" and socket.green:
                 keep_connected(socket, uris, credentials)
             else:
-                attach = socket.bind if self.setup_type == "bind" else socket.connect
                 for uri in uris:
-                    attach(uri)
+                    if self.setup_type == "bind":
+                        socket.bind(uri, descriptors.get(uri))
+                    else:
+                        socket.connect(uri)
         except BaseException:
             socket.close(linger=0)
             raise
@@ -249,6 +260,7 @@ def bind_in(
     options: Options | None = None,
     max_frames: int = MAX_FRAMES,
     optional: bool = False,
+    idempotent: bool = False,
 ) -> Callable[[InputHandler], SocketDescription]:
     """Decorates a method as the handler of a bound socket: `bind_in(name, socket_type, obj=None)`.
 
@@ -258,7 +270,16 @@ def bind_in(
     """
     names, obj = _without_obj(names, obj)
     return _decorator(
-        "bind", *_names(names, name, socket_type), obj, options, concurrency, timeout, overload, max_frames, optional
+        "bind",
+        *_names(names, name, socket_type),
+        obj,
+        options,
+        concurrency,
+        timeout,
+        overload,
+        max_frames,
+        optional,
+        idempotent,
     )
 
 
@@ -382,7 +403,8 @@ class Handler:
             echo = Echo.bind("request")
 
     `socket_type`, `deserializer` (what `obj=` is to `bind_in`), `concurrency`, `timeout`, `overload`, `max_frames`,
-    `optional` and `options` are class attributes. One instance serves all the messages of one declaration.
+    `optional`, `idempotent` and `options` are class attributes. One instance serves all the messages of one
+    declaration.
     """
 
     socket_type: str
@@ -392,6 +414,7 @@ class Handler:
     overload: str = "wait"
     max_frames: int = MAX_FRAMES
     optional: bool = False
+    idempotent: bool = False
     options: Options | None = None
 
     def __call__(self, server: Any, socket: Sender, received: Any) -> Any:
@@ -424,6 +447,7 @@ class Handler:
             cls.overload,
             cls.max_frames,
             cls.optional,
+            cls.idempotent,
         )
 
 

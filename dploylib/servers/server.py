@@ -332,7 +332,10 @@ class Server(DployServer):
         try:
             security = self.settings.security(name)
             credentials = None if security == Security() else Credentials(security)
-            socket = description.create_socket(self.context, info.uris, info.options, concurrency, credentials, where)
+            descriptors = self.settings.place(name).descriptors
+            socket = description.create_socket(
+                self.context, info.uris, info.options, concurrency, credentials, where, descriptors
+            )
         except (TransportError, SecurityError) as error:
             raise type(error)(f"server {self.name!r}, socket {name!r}: {error}") from error
         self.sockets.add(name, socket, description.attribute)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import gevent
 from gevent.event import Event
 
-from ..config import Defaults, Settings, YAMLConfigMapper
+from ..config import Defaults, Placement, Settings, YAMLConfigMapper
 from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceStateError
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.server import checked_graceful_timeout
@@ -49,6 +49,8 @@ class Service:
 
     A stop gives running handlers `graceful_timeout` seconds to finish, 30 at first, unless it says otherwise itself.
 
+    `placement` says which of the servers a start runs, where other processes run the others, or the same.
+
     A service can be used in `with`, which stops it, and be started again after it was stopped.
     """
 
@@ -67,6 +69,7 @@ class Service:
         self._coordinator = coordinator or GreenletServerCoordinator()
         self.max_blocking = 0.0
         self.graceful_timeout = GRACEFUL_TIMEOUT
+        self.placement = Placement()
         self._hooks: list[Hook] = []
         for hook in hooks:
             self.add_hook(hook)
@@ -215,7 +218,9 @@ class Service:
             settings = self.load(config_file, config_string, config_dict, overrides)
             if self.state is not State.STARTING:
                 raise ServiceStateError("the service was stopped while it started")
-            self._coordinator.setup_servers(self.server_classes, settings, self._hooks, self.max_blocking)
+            settings.placement = self.placement
+            classes = {name: cls for name, cls in self.server_classes.items() if self.placement.has(name)}
+            self._coordinator.setup_servers(classes, settings, self._hooks, self.max_blocking)
             self._coordinator.start()
             self._lifecycle.become(State.RUNNING)
         except BaseException:

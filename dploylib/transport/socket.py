@@ -347,12 +347,16 @@ class Socket(Sender):
 
     # Endpoints -----------------------------------------------------------------------------------------------
 
-    def bind(self, uri: str) -> None:
+    def bind(self, uri: str, descriptor: int | None = None) -> None:
         """Bind to an endpoint. With a wildcard (`tcp://127.0.0.1:*`, `ipc://*`) see `endpoint` for what it became.
 
-        An ipc file is for its owner alone, unless the credentials say otherwise. Raises `AddressInUse` or
+        An ipc file is for its owner alone, unless the credentials say otherwise. `descriptor` is of a socket that
+        listens there already, in this process or others too; it stays as it is. Raises `AddressInUse` or
         `EndpointError`; `SecurityError` when the socket's credentials are not for this.
         """
+        if descriptor is not None:
+            self._bind_listening(uri, descriptor)
+            return
         if _is_for_others(uri):
             self._guard(uri)
         path = lockable_path(uri)
@@ -368,6 +372,23 @@ class Socket(Sender):
         if lock is not None:
             lock.bound()
             self._ipc_locks[self._endpoints[-1]] = lock
+
+    def _bind_listening(self, uri: str, descriptor: int) -> None:
+        """Bind to an endpoint at which a socket listens already: its file, if it has one, is somebody else's."""
+        if _is_for_others(uri):
+            self._guard(uri)
+        duplicate = os.dup(descriptor)  # which libzmq closes
+        os.set_blocking(duplicate, False)  # which it does not do: whom another process accepts, we would wait for
+        try:
+            self.set_option("use_fd", duplicate)
+            with self._handshake_time(uri):
+                self._attach("bind to", self._zmq_socket.bind, uri)
+        except BaseException:
+            os.close(duplicate)
+            raise
+        finally:
+            self.set_option("use_fd", -1)
+        self._bound_to(uri)
 
     def bind_to_random(
         self, uri: str, min_port: int | None = None, max_port: int | None = None, max_tries: int | None = None
