@@ -419,7 +419,7 @@ class _MemorySocket(Socket):
         """Take note of it."""
         self.set_option("unsubscribe", topic)
 
-    def bind(self, uri: str) -> None:
+    def bind(self, uri: str, descriptor: int | None = None) -> None:
         """Take note of the endpoint."""
         self._endpoints.append(uri)
 

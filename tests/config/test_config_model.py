@@ -122,7 +122,7 @@ def test_settings_survive_a_way_to_another_process():
         (
             {"urii": 1},
             "unknown key 'urii'; did you mean 'uri'? (known keys: uri, options, concurrency, timeout, overload, "
-            "max_frames, security)",
+            "max_frames, idempotent, security)",
         ),
     ],
 )
