@@ -72,7 +72,7 @@ _HOMES = {
 # So that `import dploylib` is enough for `dploylib.errors.DployError`.
 _SUBMODULES = frozenset(
     {
-        *("cli", "clients", "config", "connecting", "errors", "messages", "security", "servers", "services"),
+        *("cli", "clients", "config", "connecting", "daemon", "errors", "messages", "security", "servers", "services"),
         *("testing", "transport"),
     }
 )

@@ -1,0 +1,3 @@
+"""Services as long-running daemons."""
+
+__all__: list[str] = []
