@@ -23,9 +23,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "clients": {"errors", "security", "transport", "connecting", "messages"},
     "servers": BESIDE_SERVERS,
     "services": BESIDE_SERVICES,
+    "targets": BESIDE_SERVICES | {"services"},
     "control": BESIDE_SERVICES | {"services"},
-    "daemon": BESIDE_SERVICES | {"services", "control"},
-    "cli": BESIDE_SERVICES | {"services", "control", "daemon"},
+    "daemon": BESIDE_SERVICES | {"services", "control", "targets"},
+    "cli": BESIDE_SERVICES | {"services", "control", "daemon", "targets"},
     "testing": BESIDE_SERVICES | {"services", "control", "daemon"},
     "__main__": {"cli"},
     # What it loads lazily, which it tells type checkers by imports that never run (see test_public_surface.py).

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from ..targets import Target
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -19,7 +20,6 @@ __all__ = [
     "SECONDS_OR_NONE",
     "TEXT",
     "Group",
-    "Target",
     "configuration",
     "decorated",
     "service_options",
@@ -42,21 +42,6 @@ class Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, as they were added."""
         return list(self.commands)
-
-
-class Target(NamedTuple):
-    """Where a service is: `module` is a dotted name or the path of a file, `attribute` a dotted name in it."""
-
-    module: str
-    attribute: str = "service"
-
-    def __str__(self) -> str:
-        return f"{self.module}:{self.attribute}"
-
-    @property
-    def is_file(self) -> bool:
-        """Whether the module is given as the path of a file."""
-        return self.module.endswith(".py") or os.sep in self.module
 
 
 class _TargetType(_ParamType):
