@@ -11,14 +11,16 @@ PACKAGE = Path(__file__).parent.parent / "dploylib"
 
 # Every part may also import itself. The main line is
 # cli -> daemon -> control -> services -> servers -> transport -> errors, each seeing all that is below it.
-BESIDE_SERVERS = {"errors", "security", "transport", "connecting", "config", "messages"}
+BESIDE_SERVERS = {"errors", "ipc_lock", "logs", "security", "transport", "connecting", "config", "messages"}
 BESIDE_SERVICES = BESIDE_SERVERS | {"servers", "clients"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "ipc_lock": set(),
+    "logs": set(),
     "security": {"errors"},
     "config": {"errors", "security"},
     "messages": {"errors"},
-    "transport": {"errors", "security"},
+    "transport": {"errors", "ipc_lock", "security"},
     "connecting": {"errors", "security", "transport"},
     "clients": {"errors", "security", "transport", "connecting", "messages"},
     "servers": BESIDE_SERVERS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -18,6 +18,7 @@ else:
 __all__ = [
     "SECONDS",
     "SECONDS_OR_NONE",
+    "SIZE",
     "TEXT",
     "Group",
     "configuration",
@@ -29,9 +30,9 @@ __all__ = [
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def decorated(function: _Function, decorators: Sequence[Callable[[Any], Any]]) -> _Function:
+def decorated(function: _Function, decorators: Iterable[Callable[[Any], Any]]) -> _Function:
     """`function` with the decorators on it, the first outermost, as if they stood above it in this order."""
-    for decorator in reversed(decorators):
+    for decorator in reversed(list(decorators)):
         function = decorator(function)
     return function
 
@@ -98,6 +99,17 @@ class _Seconds(_ParamType):
         return seconds
 
 
+class _Size(_ParamType):
+    name = "size"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        from ..config.daemon import size_of
+
+        if size_of(value) is None:
+            self.fail(f"{value!r}: expected a number of bytes, or one with a unit, as in 512M", parameter, context)
+        return str(value)
+
+
 class _Text(_ParamType):
     name = "text"
 
@@ -128,6 +140,8 @@ class _Override(_ParamType):
 _FOREVER = 1e9  # seconds; poll takes milliseconds as an int of the platform
 TEXT = _Text()
 """Text that can be sent."""
+SIZE = _Size()
+"""A number of bytes."""
 SECONDS = _Seconds()
 """A duration above 0."""
 SECONDS_OR_NONE = _Seconds(or_none=True)
