@@ -77,7 +77,10 @@ def _config_of(plan: Plan) -> Config:
 
 def _set(cfg: Config, name: str, value: Any) -> None:
     try:
-        cfg.set(name, value)
+        if isinstance(value, float):  # seconds, which gunicorn takes whole
+            cfg.settings[name].value = value
+        else:
+            cfg.set(name, value)
     except (ConfigError, TypeError, ValueError) as error:
         raise ConfigurationError([ConfigurationProblem(f"daemon.{name}", str(error))]) from error
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from .planning import Plan
 
-__all__ = ["Change", "changes"]
+__all__ = ["Change", "changes", "kept"]
 
 # What the arbiter has done once and for all, or decided for all of its processes.
 _FOR_A_RESTART = (
-    *("backlog", "balance", "capture_output", "daemon", "group", "initgroups", "name", "pidfile", "preload_app"),
-    *("run_dir", "umask", "user", "worker_tmp_dir"),
+    *("capture_output", "daemon", "group", "initgroups", "name", "pidfile", "preload_app", "run_dir", "umask", "user"),
 )
+_DIFFERENT = "needs a restart: it stays as it was until the service is stopped and started"
 # What the front has set its sockets to.
 _OF_A_LANE = ("options", "max_frames", "security")
 
@@ -39,6 +41,12 @@ def changes(before: Plan, after: Plan) -> list[Change]:
     )
     lanes = {(lane.server, lane.socket) for lane in before.lanes}
     return [Change(path, not _needs_restart(path.split("."), lanes)) for path in paths]
+
+
+def kept(before: Plan, after: Plan) -> Plan:
+    """The new plan, with the settings as they were that need a restart."""
+    same = {name: getattr(before.daemon, name) for name in _FOR_A_RESTART}
+    return msgspec.structs.replace(after, daemon=msgspec.structs.replace(after.daemon, **same))
 
 
 def _needs_restart(path: list[str], lanes: set[tuple[str, str]]) -> bool:

@@ -39,11 +39,11 @@ class RunDir:
             found = os.lstat(base)
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
                 raise EndpointError(f"{base} is not a directory of ours alone: others could listen in; use --run-dir")
-            made = os.path.join(base, f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)[:_LONGEST_NAME]}-{os.getpid()}")
-            shutil.rmtree(made, ignore_errors=True)  # of one that had this process id, and was killed
+            _remove_stale(base)
+            made = tempfile.mkdtemp(prefix=f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)[:_LONGEST_NAME]}-", dir=base)
         else:
             made = os.path.abspath(path)
-        os.makedirs(made, mode=0o700, exist_ok=path is not None)
+            os.makedirs(made, mode=0o700, exist_ok=True)
         if owner != (os.geteuid(), os.getegid()):
             os.chown(made, *owner)
         return cls(made, path is not None)
@@ -74,13 +74,28 @@ def base_directory() -> str:
     return os.path.join(session, "dploylib") if session else f"{tempfile.gettempdir()}/dploylib-{os.geteuid()}"
 
 
+def _remove_stale(base: str) -> None:
+    """Remove the directories of services that were killed, and could not do it themselves."""
+    for name in os.listdir(base):
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                os.kill(_status(os.path.join(base, name))["pid"], 0)
+            except ProcessLookupError:
+                shutil.rmtree(os.path.join(base, name), ignore_errors=True)
+
+
+def _status(directory: str) -> dict[str, Any]:
+    with open(os.path.join(directory, _STATUS)) as file:
+        status: dict[str, Any] = json.load(file)
+    return status
+
+
 def statuses(path: str | None = None) -> Iterator[dict[str, Any]]:
     """What the services say of themselves whose run directories are here, or the one with this run directory."""
     base = base_directory()
     with contextlib.suppress(OSError):
         for directory in [path] if path else sorted(os.path.join(base, name) for name in os.listdir(base)):
             with contextlib.suppress(OSError, ValueError):
-                with open(os.path.join(directory, _STATUS)) as file:
-                    status: dict[str, Any] = json.load(file)
+                status = _status(directory)
                 os.kill(status["pid"], 0)
                 yield status | {"run_dir": directory}
