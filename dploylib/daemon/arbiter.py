@@ -13,20 +13,20 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
-from gunicorn import arbiter, systemd, util
+from gunicorn import arbiter, systemd
 from gunicorn.errors import HaltServer
 from gunicorn.pidfile import Pidfile
 
 from ..errors import DployError
 from .activation import activated
 from .backoff import Backoff
-from .changes import Change, changes
+from .changes import Change, changes, kept
 from .checking import Checking
 from .lanes import Lane
 from .listeners import Listener, open_listeners
 from .planning import Plan
 from .run_dir import RunDir
-from .worker import FRONT, SINGLE, WORKER, Worker, front_control
+from .worker import FRONT, SINGLE, WORKER, Worker, front_control, set_title
 
 if TYPE_CHECKING:
     from .application import Application
@@ -155,6 +155,7 @@ class Arbiter(arbiter.Arbiter):
 
     def manage_workers(self) -> None:
         """See to it that there are the processes that there should be."""
+        set_title("arbiter", self.proc_name)
         for worker in self.WORKERS.values():
             worker.hear()
         self._keep_front()
@@ -262,7 +263,7 @@ class Arbiter(arbiter.Arbiter):
         for sibling in self.WORKERS.values():
             sibling.forget()
         worker.pid = os.getpid()
-        util._setproctitle(f"{worker.role} [{self.proc_name}]")
+        set_title(worker.role, self.proc_name)
         self.log.info("%s %d starts", worker.role, worker.pid)
         try:
             self.cfg.post_fork(self, worker)
@@ -283,6 +284,7 @@ class Arbiter(arbiter.Arbiter):
                 if pid == self.reexec_pid:
                     self.reexec_pid = 0
                     self.log.warning("the new arbiter %d has ended", pid)
+                    self._lose_front()  # and tell it what we want, since the other one may have wanted something else
                     continue
                 if self._reload is not None and self._reload.reaped(pid, status):
                     continue
@@ -331,7 +333,9 @@ class Arbiter(arbiter.Arbiter):
         if self._owner is not None and not self._owner.is_there():
             self.log.error("the front is gone; another one takes its place")
             self._lose_front()
-        if not self.plan.lanes or self._owner is not None:
+        if self._owner is not None and not self.plan.lanes:
+            self._tell_front_to_end()
+        if self._owner is not None or not self.plan.lanes:
             return
         from .front_owner import FrontOwner
 
@@ -359,6 +363,16 @@ class Arbiter(arbiter.Arbiter):
         descriptors = {uri: listener.fileno() for uri, listener in self._listeners.items()}
         flaws: list[str] = self._owner.configure(plan.lanes, descriptors, self.cfg.graceful_timeout)
         return flaws
+
+    def _tell_front_to_end(self) -> None:
+        """Say that it is not needed any more. It goes on for another arbiter that needs it."""
+        if self._owner is None:
+            return
+        for front in self._of(FRONT):
+            front.told_at = time.monotonic()
+        with contextlib.suppress(OSError):
+            self._owner.release()
+        self._lose_front()
 
     def _lose_front(self) -> None:
         if self._owner is not None:
@@ -431,8 +445,8 @@ class Arbiter(arbiter.Arbiter):
         """Start workers by the new plan, beside those that there are."""
         reload.old = self.plan, self.cfg, self.num_workers, self._listeners
         reload.due = time.monotonic() + _READY_TIME
-        plan = with_backends(plan, self._run_dir.path)
         reload.changes = changes(self.plan, plan)
+        plan = with_backends(kept(self.plan, plan), self._run_dir.path)
         try:
             self._listeners = dict(self._listeners)
             self.app.plan = plan
@@ -528,9 +542,7 @@ class Arbiter(arbiter.Arbiter):
     def _end_processes(self, graceful: bool) -> None:
         if self._reload is not None and self._reload.checking is not None:
             self._reload.checking.close()
-        if self._owner is not None:
-            with contextlib.suppress(OSError):
-                self._owner.release()
+        self._tell_front_to_end()
         until = time.monotonic() + (self.cfg.graceful_timeout + _CLOSING_TIME if graceful else _QUICK_TIME)
         self._tell_all(signal.SIGTERM if graceful else signal.SIGQUIT)
         while self.WORKERS and time.monotonic() < until:
@@ -547,7 +559,6 @@ class Arbiter(arbiter.Arbiter):
         while self.WORKERS:
             self.reap_workers()
             time.sleep(0.01)
-        self._lose_front()
 
     def _tell_all(self, number: signal.Signals) -> None:
         for worker in list(self.WORKERS.values()):

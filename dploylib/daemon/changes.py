@@ -26,11 +26,7 @@ class Change(NamedTuple):
     applied: bool
 
     def __str__(self) -> str:
-        done = (
-            "applied"
-            if self.applied
-            else "needs a restart: it stays as it was until the service is stopped and started"
-        )
+        done = "applied" if self.applied else _DIFFERENT
         return f"{self.path} has changed: {done}"
 
 

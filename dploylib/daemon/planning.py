@@ -175,7 +175,8 @@ class _Placing:
 
     def _options(self, server: str, description: SocketDescription) -> list[tuple[str, Any]]:
         info = self._settings.socket_info(server, description.name)
-        return [(name.lower(), value) for name, value in [*description.default_options, *info.option_pairs]]
+        pairs = [*description.default_options, *info.option_pairs]
+        return [(name.lower(), value.decode() if isinstance(value, bytes) else value) for name, value in pairs]
 
     def _balances_messages(self, daemon: DaemonSettings) -> bool:
         return (daemon.balance or ("messages" if self._workers > 1 else "connections")) == "messages"
@@ -202,7 +203,10 @@ class _Placing:
                 options=self._options(server, description),
                 concurrency=info.concurrency or description.concurrency,
                 max_frames=info.max_frames or description.max_frames,
-                security=self._settings.security(server, description.name),
+                # Without what is for connecting sockets: there are passwords among it.
+                security=msgspec.structs.replace(
+                    self._settings.security(server, description.name), username=None, password=None
+                ),
                 idempotent=description.idempotent if info.idempotent is None else info.idempotent,
                 rejects=(info.overload or description.overload) == "reject",
             )

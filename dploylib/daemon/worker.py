@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .listeners import Listener
     from .planning import Plan
 
-__all__ = ["FRONT", "SINGLE", "WORKER", "Code", "Worker"]
+__all__ = ["FRONT", "SINGLE", "WORKER", "Code", "Worker", "front_control", "set_title"]
 
 log = logging.getLogger(__name__)
 
@@ -271,6 +272,14 @@ class Worker(base.Worker):
         self._begin_to_live()
         self._say(state="ready")
         Front(front_control(self.run_dir)).run()
+
+
+def set_title(role: str, name: str) -> None:
+    """Let `ps` say which process this is."""
+    with contextlib.suppress(ImportError):
+        from setproctitle import setproctitle
+
+        setproctitle(f"dploylib: {role} [{name}]")
 
 
 def front_control(run_dir: str) -> str:
