@@ -11,21 +11,24 @@ PACKAGE = Path(__file__).parent.parent / "dploylib"
 
 # Every part may also import itself. The main line is
 # cli -> daemon -> control -> services -> servers -> transport -> errors, each seeing all that is below it.
-BESIDE_SERVERS = {"errors", "security", "transport", "connecting", "config", "messages"}
+BESIDE_SERVERS = {"errors", "ipc_lock", "logs", "security", "transport", "connecting", "config", "messages"}
 BESIDE_SERVICES = BESIDE_SERVERS | {"servers", "clients"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "ipc_lock": set(),
+    "logs": set(),
     "security": {"errors"},
     "config": {"errors", "security"},
     "messages": {"errors"},
-    "transport": {"errors", "security"},
+    "transport": {"errors", "ipc_lock", "security"},
     "connecting": {"errors", "security", "transport"},
     "clients": {"errors", "security", "transport", "connecting", "messages"},
     "servers": BESIDE_SERVERS,
     "services": BESIDE_SERVICES,
+    "targets": BESIDE_SERVICES | {"services"},
     "control": BESIDE_SERVICES | {"services"},
-    "daemon": BESIDE_SERVICES | {"services", "control"},
-    "cli": BESIDE_SERVICES | {"services", "control", "daemon"},
+    "daemon": BESIDE_SERVICES | {"services", "control", "targets"},
+    "cli": BESIDE_SERVICES | {"services", "control", "daemon", "targets"},
     "testing": BESIDE_SERVICES | {"services", "control", "daemon"},
     "__main__": {"cli"},
     # What it loads lazily, which it tells type checkers by imports that never run (see test_public_surface.py).

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from . import call, check, key, keygen, listen, run, schema, send
+from . import call, check, key, keygen, listen, run, schema, send, serve, status
 from .exit_codes import ExitCode, table
 from .failures import reported
 from .parameters import Group
@@ -34,7 +34,7 @@ def cli() -> None:
     """Run services over ZeroMQ, and talk to them."""
 
 
-for module in (run, check, schema, call, send, listen, keygen, key):
+for module in (run, serve, status, check, schema, call, send, listen, keygen, key):
     cli.add_command(module.command)
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..targets import Target
 from .columns import aligned
-from .parameters import Target, configuration, service_options
+from .parameters import configuration, service_options
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -28,7 +29,7 @@ def command(
     Does everything that `run` does, but binds and connects nothing. Prints every problem, one a line, or what would
     run, and by what it is secured.
     """
-    from .modules import load_service, patch_standard_library
+    from ..targets import load_service, patch_standard_library
 
     arguments = configuration(config, overrides)
     if patch:

@@ -26,7 +26,7 @@ from ..errors import (
 )
 from .exit_codes import ExitCode
 
-__all__ = ["Failure", "printable", "reported", "tell", "users_traceback"]
+__all__ = ["Failure", "failure_of", "printable", "reported", "tell", "users_traceback"]
 
 
 class Failure(NamedTuple):
@@ -37,7 +37,7 @@ class Failure(NamedTuple):
     cause: BaseException | None = None
 
 
-def _failure_of(error: Exception) -> Failure:
+def failure_of(error: Exception) -> Failure:
     """What to tell about `error`."""
     if isinstance(error, ConfigurationError):
         return Failure(ExitCode.CONFIGURATION, [str(problem) for problem in error.problems])
@@ -81,7 +81,7 @@ def reported(how: Callable[[Failure], None] = tell) -> Iterator[None]:
     except BrokenPipeError:
         _end_quietly()
     except Exception as error:  # noqa: BLE001 - the last place where it can be told
-        failure = _failure_of(error)
+        failure = failure_of(error)
         how(failure)
         sys.exit(failure.code)
 

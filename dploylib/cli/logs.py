@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import logging
 import os
 import sys
 
+from ..logs import formatter
 from .failures import Failure, users_traceback
 
-__all__ = ["LEVELS", "JSONFormatter", "configure", "drop_what_cannot_be_written", "log_failure"]
+__all__ = ["LEVELS", "configure", "drop_what_cannot_be_written", "log_failure"]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 """The names of the levels."""
-
-_TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
-class JSONFormatter(logging.Formatter):
-    """Formats a record as one line of JSON: `time` (ISO 8601, UTC), `level`, `logger`, `message`, and `exception`."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line of JSON. It is ASCII, so that no encoding of stderr can damage it."""
-        time = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)
-        entry = {
-            "time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        if record.stack_info:
-            entry["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(entry)
 
 
 def configure(level: str, form: str) -> None:
@@ -42,7 +20,7 @@ def configure(level: str, form: str) -> None:
     from ..services.logs import log_all_by
 
     handler = logging.StreamHandler()
-    handler.setFormatter(JSONFormatter() if form == "json" else logging.Formatter(_TEXT_FORMAT))
+    handler.setFormatter(formatter(form))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     log_all_by(handler)
 

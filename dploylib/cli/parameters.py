@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from ..targets import Target
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -17,9 +18,9 @@ else:
 __all__ = [
     "SECONDS",
     "SECONDS_OR_NONE",
+    "SIZE",
     "TEXT",
     "Group",
-    "Target",
     "configuration",
     "decorated",
     "service_options",
@@ -29,9 +30,9 @@ __all__ = [
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def decorated(function: _Function, decorators: Sequence[Callable[[Any], Any]]) -> _Function:
+def decorated(function: _Function, decorators: Iterable[Callable[[Any], Any]]) -> _Function:
     """`function` with the decorators on it, the first outermost, as if they stood above it in this order."""
-    for decorator in reversed(decorators):
+    for decorator in reversed(list(decorators)):
         function = decorator(function)
     return function
 
@@ -42,21 +43,6 @@ class Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, as they were added."""
         return list(self.commands)
-
-
-class Target(NamedTuple):
-    """Where a service is: `module` is a dotted name or the path of a file, `attribute` a dotted name in it."""
-
-    module: str
-    attribute: str = "service"
-
-    def __str__(self) -> str:
-        return f"{self.module}:{self.attribute}"
-
-    @property
-    def is_file(self) -> bool:
-        """Whether the module is given as the path of a file."""
-        return self.module.endswith(".py") or os.sep in self.module
 
 
 class _TargetType(_ParamType):
@@ -113,6 +99,17 @@ class _Seconds(_ParamType):
         return seconds
 
 
+class _Size(_ParamType):
+    name = "size"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        from ..config.daemon import size_of
+
+        if size_of(value) is None:
+            self.fail(f"{value!r}: expected a number of bytes, or one with a unit, as in 512M", parameter, context)
+        return str(value)
+
+
 class _Text(_ParamType):
     name = "text"
 
@@ -143,6 +140,8 @@ class _Override(_ParamType):
 _FOREVER = 1e9  # seconds; poll takes milliseconds as an int of the platform
 TEXT = _Text()
 """Text that can be sent."""
+SIZE = _Size()
+"""A number of bytes."""
 SECONDS = _Seconds()
 """A duration above 0."""
 SECONDS_OR_NONE = _Seconds(or_none=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from ..targets import Target
 from .exit_codes import ExitCode
 from .failures import reported, tell
 from .logs import LEVELS, configure, drop_what_cannot_be_written, log_failure
-from .parameters import SECONDS_OR_NONE, Target, configuration, service_options
+from .parameters import SECONDS_OR_NONE, configuration, service_options
 
 __all__ = ["command"]
 
@@ -58,7 +59,7 @@ def command(
     The first SIGINT or SIGTERM stops receiving and lets the running handlers finish, a second one stops at once. The
     log goes to stderr.
     """
-    from .modules import load_service, patch_standard_library
+    from ..targets import load_service, patch_standard_library
 
     arguments = configuration(config, overrides)
     if patch:

@@ -6,7 +6,6 @@ Schema all come from its types and their `Meta`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias, TypeVar
 
@@ -22,7 +21,9 @@ from ..errors import (
 from ..security.masked import MASK
 from ..security.settings import Security, ServiceSecurity
 from .checking import Checker
+from .daemon import DaemonSettings
 from .endpoints import TRANSPORTS, endpoint_flaw
+from .meta import BY_NAME, Name, one_of
 from .placement import Place, Placement
 from .problems import Path, SourceMap, did_you_mean, looks_secret
 
@@ -40,29 +41,9 @@ __all__ = [
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 _REQUIRED: Final[Any] = object()
-_NAME = r"[^\s/.\x00-\x1f\x7f-\x9f]+"
-
-
-def _name_flaw(name: object) -> str | None:
-    if not isinstance(name, str) or re.fullmatch(_NAME, name):
-        return None
-    return "a name has at least one character, and no '.', '/', whitespace or control characters"
-
-
-def _one_of(*words: str) -> Meta:
-    """What a string may be, one of a few words."""
-
-    def flaw(word: object) -> str | None:
-        return None if word in words or not isinstance(word, str) else f"expected {' or '.join(words)}"
-
-    return Meta(extra={"flaw": flaw}, extra_json_schema={"enum": list(words)})
-
-
 OptionValue: TypeAlias = str | int | bool | float
 """What a socket option may be set to."""
 
-_Name: TypeAlias = Annotated[str, Meta(extra={"flaw": _name_flaw})]
-_BY_NAME: Final = {"propertyNames": {"pattern": f"^{_NAME}$"}}
 _Endpoint: TypeAlias = Annotated[
     str,
     Meta(
@@ -72,7 +53,7 @@ _Endpoint: TypeAlias = Annotated[
 ]
 
 
-_Overload: TypeAlias = Annotated[str, _one_of("wait", "reject")]
+_Overload: TypeAlias = Annotated[str, one_of("wait", "reject")]
 
 
 class Declared(NamedTuple):
@@ -147,7 +128,7 @@ class Supervision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """What happens when one server dies."""
 
     restart: Annotated[
-        Annotated[str, _one_of("never", "on-failure")],
+        Annotated[str, one_of("never", "on-failure")],
         Meta(description="Whether the server is started again. Otherwise the service fails."),
     ] = "never"
     intensity: Annotated[
@@ -168,23 +149,27 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The configuration of a dploylib service."""
 
     servers: Annotated[
-        dict[_Name, Annotated[dict[_Name, SocketSettings], Meta(extra_json_schema=_BY_NAME)]],
+        dict[Name, Annotated[dict[Name, SocketSettings], Meta(extra_json_schema=BY_NAME)]],
         Meta(
             description="The servers of the service by name, and the sockets of each by name.",
-            extra_json_schema=_BY_NAME,
+            extra_json_schema=BY_NAME,
         ),
     ]
     supervision: Annotated[
-        dict[_Name, Supervision],
-        Meta(description="What happens when a server dies, by the name of the server.", extra_json_schema=_BY_NAME),
+        dict[Name, Supervision],
+        Meta(description="What happens when a server dies, by the name of the server.", extra_json_schema=BY_NAME),
     ] = {}
     security: Annotated[
         ServiceSecurity,
         Meta(description="How the sockets are secured: encrypted, and for whom."),
     ] = ServiceSecurity()
+    daemon: Annotated[
+        DaemonSettings,
+        Meta(description="How dploylib serve runs the service."),
+    ] = DaemonSettings()
     settings: Annotated[
-        dict[_Name, dict[str, Any]],
-        Meta(description="What each server has to know for itself, by its name.", extra_json_schema=_BY_NAME),
+        dict[Name, dict[str, Any]],
+        Meta(description="What each server has to know for itself, by its name.", extra_json_schema=BY_NAME),
     ] = {}
     general: Annotated[
         dict[str, Any],
@@ -378,6 +363,9 @@ class Settings:
         for server, known in declared.items():
             if known.settings_type is not None:
                 problems += self._checked_section(server, known.settings_type)[0]
+        for name in (name for name in self._configuration.daemon.servers if name not in declared):
+            hint = did_you_mean(name, declared, "servers")
+            problems.append(self.problem(("daemon", "servers", name), f"the service has no server {name!r}{hint}"))
         for name in self._configuration.settings:
             path = ("settings", name)
             if name not in declared:

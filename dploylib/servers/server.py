@@ -325,6 +325,9 @@ class Server(DployServer):
 
     _served_until_closed: ClassVar[Collection[str]] = ()
 
+    single: ClassVar[bool] = False
+    """Whether there is one of them only, in one process, since it keeps what several could not share."""
+
     settings_type: ClassVar[type[msgspec.Struct] | None] = None
     """A Struct with the settings that servers of this class have for themselves, in the section `settings`."""
 

@@ -10,11 +10,11 @@ import zmq
 
 from ..config import Settings, SocketSettings
 from ..errors import ConfigurationProblem, SecurityError, TransportError
+from ..ipc_lock import is_no_socket
 from ..security import Credentials, leaves_machine
 from ..security.credentials import unreadable
 from ..servers import Server, SocketDescription
 from ..transport import Context
-from ..transport.ipc_lock import is_no_socket
 
 __all__ = ["check"]
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import gevent
 from gevent.event import AsyncResult, Event
@@ -109,6 +110,9 @@ class ServerCoordinator:
     given. `context` is the context that the servers get; without one, each start makes a new one and the stop closes
     it. Raises `ValueError` for a control socket that other machines could reach.
     """
+
+    in_this_process: ClassVar[bool] = True
+    """Whether the servers run in this process."""
 
     def __init__(self, control_uri: str | None = None, context: Context | None = None) -> None:
         if control_uri is not None and leaves_machine(control_uri):

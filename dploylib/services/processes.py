@@ -74,6 +74,8 @@ class ProcessServerCoordinator(ServerCoordinator):
     that comes. It has to be started in the main thread.
     """
 
+    in_this_process = False
+
     def __init__(self, control_uri: str | None = None) -> None:
         if control_uri is not None and control_uri.startswith("inproc:"):
             raise ValueError(f"{control_uri} is known within one process only; the control socket needs ipc:// here")

@@ -138,6 +138,11 @@ class Service:
         return self._coordinator.restarts
 
     @property
+    def coordinator(self) -> ServerCoordinator:
+        """What spawns the servers."""
+        return self._coordinator
+
+    @property
     def context(self) -> Context:
         """The context of the servers, in which their inproc endpoints are known.
 

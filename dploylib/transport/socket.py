@@ -31,11 +31,11 @@ from ..errors import (
     UnknownOption,
     Unroutable,
 )
+from ..ipc_lock import IpcLock, is_no_socket, lockable_path
 from ..security import Credentials
 from ..security.credentials import IPC_PERMISSIONS
 from .codecs import JSON_MIMETYPE, TEXT_MIMETYPE, decode_data, decode_object, decode_text, encode_object
 from .envelope import MAX_FRAMES, Envelope, adopt
-from .ipc_lock import IpcLock, is_no_socket, lockable_path
 from .options import Options, option_constant, option_pairs, option_value, shown, socket_type_name
 from .reading import LARGE, ROUTING_TYPES, TURN_TYPES, knowing_reader_for, reader_for
 from .received import ReceivedData

@@ -8,8 +8,9 @@ import socket as sockets
 import pytest
 import zmq
 
+from dploylib import ipc_lock
 from dploylib.errors import AddressInUse, EndpointError
-from dploylib.transport import Context, Socket, ipc_lock
+from dploylib.transport import Context, Socket
 
 # Wildcards and random ports ------------------------------------------------------------------------------------
 

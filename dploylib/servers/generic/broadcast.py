@@ -82,6 +82,7 @@ class BroadcastServer(Server):
     Raises `ConfigurationError` at the start when neither `in` nor `request` is configured.
     """
 
+    single = True
     settings_type = BroadcastSettings
 
     out = bind("out", "xpub", options={"xpub_verboser": True})

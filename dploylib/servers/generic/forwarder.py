@@ -41,6 +41,8 @@ class ForwarderServer(Server):
     memory.
     """
 
+    single = True
+
     # `in` is a word of Python.
     incoming = bind("in", "xsub", options={"sndhwm": _SUBSCRIPTIONS})
     out = bind("out", "xpub")

@@ -58,6 +58,7 @@ class Ready(msgspec.Struct, frozen=True):
 class JobServer(Server):
     """Hands out jobs to workers. The base of `QueueServer` and `BalancerServer`, which say what a job is."""
 
+    single = True
     _served_until_closed: ClassVar = frozenset({"work"})
 
     def setup(self) -> None:

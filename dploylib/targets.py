@@ -1,4 +1,4 @@
-"""Loads a service from the user's code."""
+"""The service in the user's code that is to run: how it is named, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -9,21 +9,35 @@ import os
 import pkgutil
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ModuleFailed, ModuleNotFound
-from .parameters import Target
+from .errors import ModuleFailed, ModuleNotFound
 
 if TYPE_CHECKING:
-    from ..services import Service
+    from .services import Service
 
-__all__ = ["load_service", "patch_standard_library"]
+__all__ = ["Target", "load_service", "patch_standard_library"]
+
+
+class Target(NamedTuple):
+    """Where a service is: `module` is a dotted name or the path of a file, `attribute` a dotted name in it."""
+
+    module: str
+    attribute: str = "service"
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.attribute}"
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the module is given as the path of a file."""
+        return self.module.endswith(".py") or os.sep in self.module
 
 
 def patch_standard_library() -> None:
     """Let the blocking calls of the standard library switch to other greenlets.
 
-    `run` and `check` call it before anything else: what was imported earlier and kept a function or a lock of its own
+    To be called before anything else is imported: what was imported earlier and kept a function or a lock of its own
     would go on blocking. Until then there is click, which keeps nothing that matters.
     """
     from gevent import monkey
@@ -33,7 +47,7 @@ def patch_standard_library() -> None:
 
 def load_service(target: Target) -> Service:
     """Import the service that `target` names. Raises `ModuleNotFound` or `ModuleFailed`."""
-    from ..services import Service
+    from .services import Service
 
     module = _import_file(target.module) if target.is_file else _import_dotted(target.module)
     found = _attribute(module, target)
@@ -104,7 +118,7 @@ def _attribute(module: ModuleType, target: Target) -> Any:
 
 
 def _services_in(module: ModuleType, target: Target) -> str:
-    from ..services import Service
+    from .services import Service
 
     names = [name for name, value in vars(module).items() if isinstance(value, Service)]
     if not names:
@@ -113,8 +127,8 @@ def _services_in(module: ModuleType, target: Target) -> str:
 
 
 def _described(found: Any) -> str:
-    from ..servers import Server
-    from ..services import Service
+    from .servers import Server
+    from .services import Service
 
     if isinstance(found, type) and issubclass(found, Server):
         return f"a server class (add it to a service: service.add_server('name', {found.__name__}))"

@@ -1,0 +1,71 @@
+"""`dploylib status`: what the daemons of this machine do."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from .columns import aligned
+from .exit_codes import ExitCode
+
+__all__ = ["command"]
+
+
+@click.command("status", epilog="Example: dploylib status -p /run/echo.pid")
+@click.option("-p", "--pid", "pidfile", metavar="FILE", help="The one with this pid file.")
+@click.option("--run-dir", metavar="DIR", help="The one with this run directory.")
+@click.option("-n", "--name", metavar="NAME", help="Those of this name.")
+@click.option("--json", "as_json", is_flag=True, help="As an object of JSON a line.")
+def command(pidfile: str | None, run_dir: str | None, name: str | None, as_json: bool) -> None:
+    """Show the services that `dploylib serve` runs, each with its workers.
+
+    Without options, all of this user. The exit status is 0 when there is one, and all that there are are ready.
+    """
+    from ..daemon.run_dir import statuses
+
+    pid = None if pidfile is None else _pid_in(pidfile)
+    found = [
+        one for one in statuses(run_dir) if (pid is None or one["pid"] == pid) and (name is None or one["name"] == name)
+    ]
+    if not found:
+        click.echo("no such service is running", err=True)
+        raise SystemExit(ExitCode.FAILED)
+    for status in found:
+        for line in [json.dumps(status)] if as_json else _lines(status):
+            click.echo(line)
+    if any(status["state"] not in ("ready", "reloading") for status in found):
+        raise SystemExit(ExitCode.FAILED)
+
+
+def _pid_in(file: str) -> int:
+    try:
+        with open(file) as opened:
+            return int(opened.read())
+    except (OSError, ValueError) as error:
+        click.echo(f"no process id in {file}: {getattr(error, 'strerror', None) or error}", err=True)
+        raise SystemExit(ExitCode.FAILED) from error
+
+
+def _lines(status: dict[str, Any]) -> list[str]:
+    up = time.time() - status["started"]
+    lines = [f"{status['name']} ({status['pid']}): {status['state']}, up {up:.0f} s, generation {status['generation']}"]
+    lines += aligned([("", owner, endpoint) for owner, endpoint in status["endpoints"].items()])
+    rows = [
+        (
+            "",
+            worker["role"],
+            str(worker["pid"]),
+            worker["state"],
+            f"{worker.get('rss', 0) / 2**20:.0f} MiB",
+            " ".join(f"{name}: {_counted(counts)}" for name, counts in worker.get("counts", {}).items()),
+        )
+        for worker in status["workers"]
+    ]
+    return [*lines, *aligned(rows)]
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts.items() if name != "handled") or "nothing yet"
