@@ -24,7 +24,7 @@ from ..ipc_lock import IpcLock
 from ..transport import Context
 from ..transport.spawning import spawn_named
 from .deaths import Deaths
-from .lanes import Lane, from_json
+from .lane import Lane, from_json
 from .passing import Passing
 
 __all__ = ["FrontControl"]

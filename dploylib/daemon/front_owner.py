@@ -7,65 +7,41 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
 from ..errors import ServiceStateError
-from .lanes import Lane, to_json
+from .lane import Lane, to_json
 
 __all__ = ["FrontOwner"]
 
 _CHUNK = 65536
 _MOST_DESCRIPTORS = 250  # in one message; the kernel passes 253
-_REPLY_TIMEOUT = 30.0  # seconds
-_PAUSE = 0.02  # seconds between two looks whether the front is there
+_TIMEOUT = 30.0
 
 
 class FrontOwner:
-    """A connection to the front at `control_path`. It needs neither gevent nor zmq.
+    """A connection to the front at `control_path`. It needs neither gevent nor zmq, and blocks for `timeout` seconds.
 
-    It waits `timeout` seconds for the front to be there, and what it asks for later may take `reply_timeout` seconds.
-    Raises `OSError` where there is no front, and whenever it has gone, or does not answer.
+    Raises `OSError` where there is no front, and whenever it has gone.
     """
 
-    def __init__(self, control_path: str, timeout: float = 0.0, reply_timeout: float = _REPLY_TIMEOUT) -> None:
+    def __init__(self, control_path: str, timeout: float = _TIMEOUT) -> None:
         self.control_path = control_path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._text = b""
-        ends = time.monotonic() + timeout
-        while True:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                self._socket.settimeout(reply_timeout)
-                self._socket.connect(control_path)
-                return
-            except (FileNotFoundError, ConnectionRefusedError):
-                self._socket.close()
-                if time.monotonic() >= ends:
-                    raise
-            except BaseException:
-                self._socket.close()
-                raise
-            time.sleep(_PAUSE)  # nothing tells that a socket is there
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(control_path)
+        except BaseException:
+            self._socket.close()
+            raise
 
     @classmethod
-    def connect(cls, control_path: str, timeout: float = 0.0) -> FrontOwner:
+    def connect(cls, control_path: str, timeout: float = _TIMEOUT) -> FrontOwner:
         """The same as the constructor."""
         return cls(control_path, timeout)
-
-    def is_there(self) -> bool:
-        """Whether the front is there still. Does not wait."""
-        timeout = self._socket.gettimeout()
-        self._socket.settimeout(0)
-        try:
-            return bool(self._socket.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        finally:
-            self._socket.settimeout(timeout)
 
     def configure(
         self, lanes: Iterable[Lane], descriptors: Mapping[str, int], graceful_timeout: float = 30.0

@@ -41,7 +41,7 @@ from ..transport.envelope import Envelope, adopt
 from ..transport.problems import is_problem, problem_of
 from ..transport.spawning import spawn_named
 from .deaths import Deaths
-from .lanes import Lane
+from .lane import Lane
 
 __all__ = ["PREFETCH", "Passing"]
 
@@ -252,7 +252,7 @@ class Passing:
             except TransportError as error:
                 errors.append(f"{lane.name}: {error}")
         gone = [uri for uri in old if uri not in now]
-        self.lane = msgspec.structs.replace(lane, uris=now)
+        self.lane = msgspec.structs.replace(lane, uris=tuple(now))
         for worker in self._workers.values():
             worker.credit = self._credit_for(worker)
         if gone:

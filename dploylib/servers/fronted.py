@@ -47,7 +47,7 @@ HELLO, READY, DONE, BYE, GONE = b"HELLO", b"READY", b"DONE", b"BYE", b"GONE"
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _RETRY_PAUSE = 0.02  # seconds
-_REPLY_PATIENCE = 5000  # milliseconds for which a `router` may wait for a front that reads nothing
+_REPLY_PATIENCE = 5000  # milliseconds for which a reply may wait for a front that is gone, or reads nothing
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True):
@@ -97,11 +97,13 @@ class FrontLink:
             socket.credentials = None  # the directory of the endpoint is for us alone
             socket._read = self._read
             socket._most_frames = MAX_FRAMES  # the front has looked
+            socket.set_option(
+                "immediate", True
+            )  # else libzmq takes the next connection for the same, and does not probe
             socket.set_option("probe_router", 1)
             socket.set_option("rcvhwm", 0)  # the front gives us no more than we want
-            if socket_type == "router":  # which can send as much as it likes
-                socket.set_option("sndtimeo", _REPLY_PATIENCE)
-            else:
+            socket.set_option("sndtimeo", _REPLY_PATIENCE)
+            if socket_type != "router":  # which can send as much as it likes
                 socket.set_option("sndhwm", 0)
             socket.connect(endpoint)
         except BaseException:

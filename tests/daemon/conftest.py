@@ -12,7 +12,7 @@ import pytest
 import zmq.green as zmq
 
 from dploylib.daemon.front_owner import FrontOwner
-from dploylib.daemon.lanes import Lane
+from dploylib.daemon.lane import Lane
 
 HERE = Path(__file__).parent
 PATIENCE = 20.0
@@ -71,7 +71,7 @@ class Stage:
 
     def try_to_own(self):
         try:
-            self.owners.append(FrontOwner.connect(self.control))
+            self.owners.append(FrontOwner.connect(self.control, PATIENCE))
         except OSError:
             return False
         return True
@@ -88,8 +88,7 @@ class Stage:
     def lane(self, name, kind="rep", uri=None, server="tested", **settings):
         """Say that there is to be such a lane; `configure` does it."""
         uri = uri or self.listen()
-        backend = f"ipc://{self.directory}/{server}.{name}"
-        lane = Lane(server=server, socket=name, socket_type=kind, uris=[uri], backend=backend, **settings)
+        lane = Lane(server, name, kind, (uri,), f"ipc://{self.directory}/{server}.{name}", **settings)
         self.lanes.append(lane)
         return uri
 
