@@ -116,6 +116,7 @@ class Stage:
             fronts[f"{lane.server}.{lane.socket}"] = lane.backend
         general = {"log": str(self.directory / "log"), **said.pop("general", {})}
         config = {"servers": servers, "general": general, **(config or {})}
+        config |= {"supervision": said.pop("supervision")} if "supervision" in said else {}
         worker = Started("worker_process.py", json.dumps({"config": config, "fronts": fronts, **said}))
         self.processes.append(worker)
         return worker
