@@ -97,7 +97,9 @@ class FrontLink:
             socket.credentials = None  # the directory of the endpoint is for us alone
             socket._read = self._read
             socket._most_frames = MAX_FRAMES  # the front has looked
-            socket.set_option("immediate", True)  # else libzmq takes the next connection for the same, and does not probe
+            socket.set_option(
+                "immediate", True
+            )  # else libzmq takes the next connection for the same, and does not probe
             socket.set_option("probe_router", 1)
             socket.set_option("rcvhwm", 0)  # the front gives us no more than we want
             socket.set_option("sndtimeo", _REPLY_PATIENCE)
