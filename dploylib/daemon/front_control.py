@@ -155,6 +155,9 @@ class FrontControl:
                 request, descriptors = read
                 if request["do"] == "release":
                     self._owners.discard(owner)
+                    if not self._owners:  # who says so may end the workers next
+                        for passing in self._lanes.values():
+                            passing.begin_to_close()
                     owner.write({"goes_on": bool(self._owners)})
                     return
                 try:
@@ -222,6 +225,7 @@ class FrontControl:
 
     def _close(self, key: _Key) -> gevent.Greenlet[..., None]:
         passing = self._lanes.pop(key)
+        passing.begin_to_close()
         closing = spawn_named(f"close {passing.lane.name}", passing.close, self._graceful_timeout)
         self._closing[key] = closing
         closing.link(partial(self._closed, key))

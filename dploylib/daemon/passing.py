@@ -155,7 +155,7 @@ class Passing:
         self._slow: dict[bytes, deque[list[Any]]] = {}  # replies to clients that do not read
         self._deaf: set[bytes] = set()
         self._in_a_row = 0
-        self._turns_away = False
+        self._turns_away = self._is_closing = False
         self._drained = 0  # how often nothing was left of what workers had sent
         self._complaints = Complaints(log)
         self._complain = self._complaints.tell
@@ -260,18 +260,25 @@ class Passing:
         self._look_soon()
         return errors
 
-    def close(self, seconds: float) -> None:
-        """Take no new messages, wait for so many seconds, at most, until the others are answered, and close.
+    def begin_to_close(self) -> None:
+        """Take no new messages: whoever asks is told so, and nobody can push any more. To be closed soon.
 
-        Whoever asks meanwhile is told so.
+        Workers that leave get what was pushed before.
         """
-        ends = time.monotonic() + seconds
-        name = self.lane.name
+        self._is_closing = True
         if self._answers:
             self._turns_away = True
-            self._look_soon()
         else:
-            self._unbind(list(self.lane.uris), 0)
+            for uri in self.lane.uris:
+                self._leave(uri)
+        self._look_soon()
+
+    def close(self, seconds: float) -> None:
+        """Take no new messages, wait for so many seconds, at most, until the others are answered, and close."""
+        ends = time.monotonic() + seconds
+        name = self.lane.name
+        if not self._is_closing:
+            self.begin_to_close()
         self._wait_until_idle(ends)
         if self._answers:  # those who had their replies, and ask again before they can know that they should not
             self._wait_until_quiet(min(time.monotonic() + _MOST_PATIENCE, max(ends, time.monotonic() + _QUIET)))
@@ -310,16 +317,22 @@ class Passing:
         if seconds:
             gevent.sleep(_QUIET)  # so that libzmq has sent the last replies
         for uri in uris:
-            try:
-                self._clients.unbind(uri)
-            except TransportError as error:  # it was closed meanwhile
-                log.debug("%s: %s", self.lane.name, error)
+            self._leave(uri)
+
+    def _leave(self, uri: str) -> None:
+        try:
+            self._clients.unbind(uri)
+        except TransportError as error:  # it was closed meanwhile
+            log.debug("%s: %s", self.lane.name, error)
 
     def _wait_until_idle(self, ends: float) -> None:
         """Wait until no worker has anything any more, nor could have."""
         while time.monotonic() < ends:
-            waits = bool(self._again) or (not self._answers and self._clients.has_input())
-            if not self.in_flight and not waits and not self._slow:
+            waits = self._is_wanted()
+            if not waits:
+                for worker in [one for one in self._ready if one.leaving and not one.held]:
+                    self._let_go(worker)
+            if not (self.in_flight or waits or self._slow):
                 return
             gevent.sleep(_RETRY_PAUSE)
 
@@ -518,8 +531,8 @@ class Passing:
             return
         if worker.deaths:
             worker.deaths.pop(number, None)
-        if worker.leaving and not worker.held:
-            self._tell(worker.id, BYE)
+        if worker.leaving and not worker.held and not (self._is_closing and self._is_wanted()):
+            self._let_go(worker)
 
     def _hear(self, worker: _Worker | None, id: bytes, _: bytes, verb: bytes = b"", word: Any = b"", *__: Any) -> None:
         """Hear what a worker says besides messages."""
@@ -564,11 +577,23 @@ class Passing:
 
     def _dismiss(self, worker: _Worker | None, id: bytes) -> None:
         """Give a worker nothing more, and tell it when all that it has is done."""
-        if worker is not None:
-            worker.leaving = True
-            self._take_no_more(worker)
-        if worker is None or not worker.held:
+        if worker is None:
             self._tell(id, BYE)
+            return
+        worker.leaving = True
+        if self._is_closing and self._is_wanted():  # it has its time, and nobody comes after it
+            return
+        self._take_no_more(worker)
+        if not worker.held:
+            self._let_go(worker)
+
+    def _let_go(self, worker: _Worker) -> None:
+        self._take_no_more(worker)
+        self._tell(worker.id, BYE)
+
+    def _is_wanted(self) -> bool:
+        """Whether there is something for workers to do that nobody has been given."""
+        return bool(self._again) or (not self._answers and self._clients.has_input())
 
     def _take_no_more(self, worker: _Worker) -> None:
         if worker in self._ready:

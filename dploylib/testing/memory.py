@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -515,7 +515,15 @@ class _SentBy(bytes):
 class _Guard:
     """Knows who sent a message, if the test says so."""
 
-    revoked: Collection[str] = ()
+    def take_sender(self, frames: list[Any]) -> Any:
+        """What says who sent the message: its body, of which the bytes alone are left there."""
+        body = frames[-1]
+        frames[-1] = body.bytes
+        return body
+
+    def has_put_out(self, body: _SentBy) -> bool:
+        """Whether he may not connect any more: that is not for tests in memory."""
+        return False
 
     def peer(self, body: _SentBy) -> Peer | None:
         """Who sent it."""
