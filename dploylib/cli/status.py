@@ -15,6 +15,7 @@ __all__ = ["command"]
 
 _SILENT = 10.0  # seconds: an arbiter writes its status every second, and rarely waits for longer than a few
 
+
 @click.command("status", epilog="Example: dploylib status -p /run/echo.pid")
 @click.option("-p", "--pid", "pidfile", metavar="FILE", help="The one with this pid file.")
 @click.option("--run-dir", metavar="DIR", help="The one with this run directory.")
@@ -23,7 +24,7 @@ _SILENT = 10.0  # seconds: an arbiter writes its status every second, and rarely
 def command(pidfile: str | None, run_dir: str | None, name: str | None, as_json: bool) -> None:
     """Show the services that `dploylib serve` runs, each with its workers.
 
-    Without options, all of this user. The exit status is 0 when there is one, and all that there are are ready, and have
+    Without options, all of this user. The exit status is 0 when there is one, and all that there are are ready and have
     said so within the last 10 seconds; otherwise it is 1.
     """
     from ..daemon.run_dir import base_directory, statuses
