@@ -22,7 +22,8 @@ from .activation import activated
 from .backoff import Backoff
 from .changes import Change, changes, kept
 from .checking import Checking
-from .lanes import Lane
+from .front_owner import FrontOwner
+from .lane import Lane
 from .listeners import Listener, open_listeners
 from .planning import Plan
 from .run_dir import RunDir
@@ -30,7 +31,6 @@ from .worker import FRONT, SINGLE, WORKER, Worker, front_control, set_title
 
 if TYPE_CHECKING:
     from .application import Application
-    from .front_owner import FrontOwner
 
 __all__ = ["Arbiter"]
 
@@ -330,25 +330,23 @@ class Arbiter(arbiter.Arbiter):
     # The front -------------------------------------------------------------------------------------------------
 
     def _keep_front(self) -> None:
-        if self._owner is not None and not self._owner.is_there():
+        if self._owner is not None and select.select([self._owner], [], [], 0)[0]:
             self.log.error("the front is gone; another one takes its place")
             self._lose_front()
         if self._owner is not None and not self.plan.lanes:
             self._tell_front_to_end()
         if self._owner is not None or not self.plan.lanes:
             return
-        from .front_owner import FrontOwner
-
         path = front_control(self._run_dir.path)
         if not self._of(FRONT):
             with contextlib.suppress(OSError):  # there may be one, of the arbiter before this one
-                self._owner = FrontOwner.connect(path, timeout=0)
+                self._owner = FrontOwner.connect(path, _FRONT_TIME)
             if self._owner is None:
                 if not self._backoff.is_over:
                     return
                 self._spawn(FRONT)
         try:
-            self._owner = self._owner or FrontOwner.connect(path, timeout=_FRONT_TIME)
+            self._owner = self._owner or _connected(path)
             for flaw in self._configure_front(self.plan):
                 self.log.error("%s", flaw)
         except OSError as error:
@@ -361,18 +359,20 @@ class Arbiter(arbiter.Arbiter):
         if self._owner is None:
             return []
         descriptors = {uri: listener.fileno() for uri, listener in self._listeners.items()}
-        flaws: list[str] = self._owner.configure(plan.lanes, descriptors, self.cfg.graceful_timeout)
-        return flaws
+        return self._owner.configure(plan.lanes, descriptors, self.cfg.graceful_timeout)
 
     def _tell_front_to_end(self) -> None:
         """Say that it is not needed any more. It goes on for another arbiter that needs it."""
         if self._owner is None:
             return
+        goes_on = False
+        with contextlib.suppress(OSError):
+            goes_on = self._owner.release()
+        self._lose_front()
         for front in self._of(FRONT):
             front.told_at = time.monotonic()
-        with contextlib.suppress(OSError):
-            self._owner.release()
-        self._lose_front()
+            if goes_on:
+                self.WORKERS.pop(front.pid).forget()
 
     def _lose_front(self) -> None:
         if self._owner is not None:
@@ -646,6 +646,18 @@ def with_backends(plan: Plan, run_dir: str) -> Plan:
 def _backend(lane: Lane, run_dir: str) -> str:
     name = hashlib.sha256(f"{lane.server}.{lane.socket}".encode()).hexdigest()[:8]
     return f"ipc://{os.path.join(run_dir, name)}"
+
+
+def _connected(path: str) -> FrontOwner:
+    """A connection to a front that was just started."""
+    ends = time.monotonic() + _FRONT_TIME
+    while True:
+        try:
+            return FrontOwner.connect(path, _FRONT_TIME)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.02)
 
 
 def _signal_name(number: int) -> str:

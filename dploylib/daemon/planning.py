@@ -11,7 +11,7 @@ import msgspec
 
 from ..config.daemon import DaemonSettings
 from ..errors import ConfigurationError, ConfigurationProblem
-from .lanes import Lane
+from .lane import Lane
 from .listeners import Listening
 
 if TYPE_CHECKING:
@@ -199,14 +199,12 @@ class _Placing:
                 server=server,
                 socket=description.name,
                 socket_type=description.socket_type,
-                uris=uris,
-                options=self._options(server, description),
+                uris=tuple(uris),
+                backend="",  # where the run directory is, the arbiter knows
+                options=tuple(self._options(server, description)),
                 concurrency=info.concurrency or description.concurrency,
                 max_frames=info.max_frames or description.max_frames,
-                # Without what is for connecting sockets: there are passwords among it.
-                security=msgspec.structs.replace(
-                    self._settings.security(server, description.name), username=None, password=None
-                ),
+                security=self._settings.security(server, description.name),
                 idempotent=description.idempotent if info.idempotent is None else info.idempotent,
                 rejects=(info.overload or description.overload) == "reject",
             )

@@ -221,7 +221,7 @@ class Worker(base.Worker):
                 due = _REPORTING
                 self._report()
             sleep(self._beat)
-            if os.getppid() != self.ppid and self.alive:
+            if os.getppid() != self.ppid and self.alive and self.role != FRONT:
                 self.alive = False
                 log.warning("the arbiter %d is gone: stopping", self.ppid)
                 self._leave_alone(sleep)

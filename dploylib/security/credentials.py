@@ -264,6 +264,13 @@ class Gate:
             return Peer("", frozenset(), key, address)
         return Peer(known.name, known.groups, key, address)
 
+    def admits(self, id: str) -> bool:
+        """Whether somebody with an id that was let in might still come in, as far as the lists say."""
+        if self.roster is None:
+            return True
+        known = self.roster.get(id)
+        return known is not None and (self._groups is None or bool(self._groups & known.groups))
+
     def revoked(self, before: Mapping[str, Identity]) -> dict[str, Identity]:
         """Who may not come in any more, by id, of those who might when this was in the list."""
         assert self.roster is not None

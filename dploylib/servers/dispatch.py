@@ -34,7 +34,6 @@ from ..transport.complaints import Complaints
 from ..transport.envelope import adopt
 from ..transport.guard import Guard
 from ..transport.problems import handler_failed, is_problem, problem_of
-from ..transport.reading import LARGE
 from ..transport.receive_loop import RETRY_PAUSE
 from .declare import ANSWERING_TYPES, InputHandler, SocketDescription
 from .hooks import Hooks
@@ -239,11 +238,9 @@ class Dispatcher:
         self, open: Callable[..., tuple[Any, ReceivedData]], guard: Guard, socket: Socket, frames: list[Any]
     ) -> tuple[Any, ReceivedData]:
         """The same, where it is known who sent it."""
-        source = frames[-1]
-        if len(source) < LARGE:
-            frames[-1] = source.bytes
+        sender = guard.take_sender(frames)
         opened = open(socket, frames)
-        opened[1].sender = guard, source
+        opened[1].sender = guard, sender
         return opened
 
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
@@ -321,8 +318,8 @@ class Dispatcher:
 
     def _handle_if_let_in(self, server: Any, channel: Any, received: ReceivedData) -> Any:
         """Call the handler, unless who sent the message was put out since: it may have waited for long."""
-        guard, frame = received.sender
-        if guard.revoked and guard.has_put_out(frame):
+        guard, sender = received.sender
+        if guard.has_put_out(sender):
             received.fault = Forbidden(f"who has sent this to {self.name} may not connect any more")
             raise received.fault
         return self._declared(server, channel, received)
@@ -501,9 +498,10 @@ class PeerDispatcher(Dispatcher):
 
     can_answer = True
 
-    def __init__(self, name: str, server: Any, socket: Socket, *settings: Any) -> None:
-        super().__init__(name, server, socket, *settings)
-        self._routing_ids = 1 if socket.socket_type == "router" else 0  # frames that the peer has not sent
+    def __init__(self, name: str, server: Any, socket: Socket, description: SocketDescription, *settings: Any) -> None:
+        super().__init__(name, server, socket, description, *settings)
+        # Frames that the peer has not sent. Behind a front, the socket itself is of another type.
+        self._routing_ids = 1 if description.socket_type == "router" else 0
         if not self._routing_ids and socket.get_option("sndtimeo") < 0:
             self._patience = _PEER_PATIENCE
 
@@ -520,7 +518,7 @@ class PeerDispatcher(Dispatcher):
     def _return_path(self, socket: Socket, frames: list[bytes]) -> tuple[Any, list[bytes]]:
         if b"" in frames[1:]:
             return socket, frames[: frames.index(b"", 1)]
-        return socket, frames[:1] if socket.socket_type == "router" else []
+        return socket, frames[: self._routing_ids]
 
 
 class RepDispatcher(Dispatcher):

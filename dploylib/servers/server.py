@@ -22,6 +22,7 @@ from .control import ControlLink, Stop
 from .declare import Periodic, ServerDescription, SocketDescription
 from .dispatch import Counts, Dispatcher, dispatcher_class
 from .farewell import ENDING_TIME, Farewell
+from .fronted import FrontLink
 from .hooks import Hook, Hooks
 from .sockets import Sockets
 
@@ -67,6 +68,7 @@ class DployServer:
         self._control_uri = control_uri
         self._loop: Loop = poll_loop or ReceiveLoop()
         self._dispatchers: dict[str, Dispatcher] = {}
+        self._links: dict[str, FrontLink] = {}  # of the sockets that are behind a front
         self._background = Group()
         self._failure: ServerFailing | None = None
         self._control: ControlLink | None = None
@@ -107,8 +109,14 @@ class DployServer:
 
     @property
     def endpoints(self) -> dict[str, list[str]]:
-        """What each socket is bound or connected to, wildcards resolved, by configured name."""
-        return {name: socket.endpoints for name, socket in self.sockets.items()}
+        """What each socket is bound or connected to, wildcards resolved, by configured name.
+
+        Of one behind a front, what the front is bound to.
+        """
+        links = self._links
+        return {
+            name: list(links[name].uris) if name in links else socket.endpoints for name, socket in self.sockets.items()
+        }
 
     @property
     def stopping(self) -> bool:
@@ -145,17 +153,35 @@ class DployServer:
     def stop(self, graceful_timeout: float = GRACEFUL_TIMEOUT) -> None:
         """Receive nothing more, and let `start` return. Does not wait for that.
 
+        What a front has given to the server is still received, until that gives it no more.
+
         Running handlers may go on for `graceful_timeout` seconds; then they are ended, and their callers told. Stopping
         again can only make that shorter. Raises `ValueError` for what is no number from 0 on.
         """
         stop_by = time.monotonic() + checked_graceful_timeout(graceful_timeout)
         if self._stop_by is None or stop_by < self._stop_by:
-            self._stop_by = stop_by
-            self._told_to_stop.set()
-            self._loop.stop()
+            is_leaving, self._stop_by = self._stop_by is not None, stop_by
+            for link in self._links.values():
+                link.leave()
+            if graceful_timeout == 0 or all(link.released.is_set() for link in self._links.values()):
+                self._stop_receiving()
+            elif not is_leaving:
+                leaving: gevent.Greenlet[..., object] = gevent.Greenlet(self._leave_fronts)
+                leaving.name = f"{self.name}: leave the fronts"
+                self._background.start(leaving)
             timer: gevent.Greenlet[..., object] = gevent.Greenlet(self._cancel_after, graceful_timeout)
             timer.name = f"{self.name}: end the handlers"
             self._background.start(timer)
+
+    def _leave_fronts(self) -> None:
+        """Stop receiving as soon as no front has anything more for us."""
+        for link in self._links.values():
+            wait_for_one(link.released, self._out_of_time)
+        self._stop_receiving()
+
+    def _stop_receiving(self) -> None:
+        self._told_to_stop.set()
+        self._loop.stop()
 
     # Its life --------------------------------------------------------------------------------------------------
 
@@ -176,6 +202,8 @@ class DployServer:
             finally:  # who gave us up may kill us here
                 if self._control is not None:
                     self._control.close()
+                for link in self._links.values():
+                    link.close()
                 self.sockets.close(min(self._time_left(_LEAST_CLOSING_TIME), DEFAULT_LINGER))
                 self._stop_by = 0.0  # a stop that comes now has nothing to do
         if self._failure is not None:
@@ -200,8 +228,10 @@ class DployServer:
                 self._fail("receiving", receiving.value)  # somebody killed it
             hooks.call("server_stopping", self)
             # 1. Nothing new is begun. Who asks is told so, and nobody can push any more.
-            # Only with our own loop it is known of each socket when its handlers are done.
-            self._farewell.begin(self._dispatchers.values(), None if type(self._loop) is ReceiveLoop else receiving)
+            # Only with our own loop it is known of each socket when its handlers are done. Who is behind a front has
+            # nothing to do with that: the front gives to others what is not begun.
+            dispatchers = [one for name, one in self._dispatchers.items() if name not in self._links]
+            self._farewell.begin(dispatchers, None if type(self._loop) is ReceiveLoop else receiving)
             # 2. The handlers that run may finish, and what PULL sockets have received is handled too.
             wait_for_one(receiving, self._out_of_time)
             self._farewell.finish_handing_on()
@@ -211,7 +241,7 @@ class DployServer:
         finally:
             if self._stop_by is None:  # it is the server that was killed
                 self._stop_by = time.monotonic()
-                self._farewell.begin(self._dispatchers.values())
+                self._farewell.begin([one for name, one in self._dispatchers.items() if name not in self._links])
             # 3. The handlers that still run are ended. They tell their callers.
             self._end_handlers(receiving)
             self._farewell.let_callers_hear(self._time_left())
@@ -335,14 +365,18 @@ class Server(DployServer):
         try:
             security = self.settings.security(name)
             credentials = None if security == Security() else Credentials(security)
-            descriptors = self.settings.place(name).descriptors
-            socket = description.create_socket(
-                self.context, info.uris, info.options, concurrency, credentials, where, descriptors
-            )
+            place = self.settings.place(name)
+            if place.front:
+                socket = self._link(description, info.uris, place.front, concurrency, credentials).socket
+            else:
+                socket = description.create_socket(
+                    self.context, info.uris, info.options, concurrency, credentials, where, place.descriptors
+                )
         except (TransportError, SecurityError) as error:
             raise type(error)(f"server {self.name!r}, socket {name!r}: {error}") from error
         self.sockets.add(name, socket, description.attribute)
-        socket.max_frames = info.max_frames or description.max_frames
+        if name not in self._links:  # whose front looks at that
+            socket.max_frames = info.max_frames or description.max_frames
         if description.input_handler is None:
             return
         timeout = description.timeout if info.timeout is None else info.timeout
@@ -355,7 +389,33 @@ class Server(DployServer):
         dispatcher = make(where, self, socket, description, concurrency, timeout, rejects, hooks)
         dispatcher.until_closed = description.attribute in self._served_until_closed
         self._dispatchers[name] = dispatcher
-        self._loop.register(socket, dispatcher, concurrency + rejects)  # one to say that all the others are busy
+        handler: SocketHandler = dispatcher
+        if name in self._links:
+            handler = self._links[name].handled_by(dispatcher, polls=type(self._loop) is not ReceiveLoop)
+        self._loop.register(socket, handler, concurrency + rejects)  # one to say that all the others are busy
+
+    def _link(
+        self,
+        description: SocketDescription,
+        uris: list[str],
+        front: str,
+        concurrency: int,
+        credentials: Credentials | None,
+    ) -> FrontLink:
+        """Connect to the front that has the connections of a socket."""
+        name = description.name
+        link = FrontLink(self.context, front, f"{self.name}.{name}", uris, description.socket_type, concurrency)
+        self._links[name] = link
+        try:
+            authenticator = None if credentials is None else self.context.authenticator
+            if credentials is not None and authenticator is not None:
+                gate = credentials.gate(authenticator.rosters)
+                if gate is not None:
+                    link.know_senders(authenticator.remote_guard(link.name, gate))
+        except BaseException:
+            link.socket.close(linger=0)
+            raise
+        return link
 
     def _run(self, hooks: Hooks) -> None:
         for description in self.description.sockets.values():

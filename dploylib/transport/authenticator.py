@@ -19,7 +19,7 @@ from ..errors import SecurityError, SocketClosed, TransientError, TransportError
 from ..security import Gate
 from ..security.authorized import Rosters
 from .complaints import Complaints
-from .guard import EVENTS, Guard
+from .guard import EVENTS, Guard, RemoteGuard
 from .monitor import SocketMonitor, monitor_endpoint
 from .receive_loop import RETRY_PAUSE
 from .spawning import call_in_hub, spawn_named
@@ -67,6 +67,15 @@ class Authenticator:
             call_in_hub(self._hub, self._take, guard, endpoint)
         return guard
 
+    def remote_guard(self, name: str, gate: Gate) -> RemoteGuard:
+        """Let this gate say who sent messages that somebody else has let in. May be called in any thread."""
+        guard = RemoteGuard(name, f"{name}#{next(self._numbers)}".encode(), gate, self._complaints)
+        if gevent.get_hub() is self._hub:
+            self._take_remote(guard)
+        else:
+            call_in_hub(self._hub, self._take_remote, guard)
+        return guard
+
     def release(self, guard: Guard) -> None:
         """Forget a socket that was closed. May be called in any thread."""
         self._guards.pop(guard.domain, None)
@@ -90,6 +99,11 @@ class Authenticator:
             self._start()
         guard.watch(SocketMonitor.at(endpoint, self._context))
         self._told_of = [one for one in self._told_of if not one.over.is_set()] + [guard]
+        self._guards[guard.domain] = guard
+
+    def _take_remote(self, guard: RemoteGuard) -> None:
+        if self._zap is None:
+            self._start()
         self._guards[guard.domain] = guard
 
     def _start(self) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gevent
+import msgspec
 import zmq
 from gevent.event import Event
 
@@ -27,9 +28,10 @@ from ..security import Gate, Identity, Peer
 from .complaints import Complaints
 from .descriptors import COUNTS_OCTETS, duplicate, octets_sent, shut_down, where_from
 from .monitor import SocketMonitor
+from .reading import LARGE
 from .spawning import spawn_named
 
-__all__ = ["EVENTS", "Guard"]
+__all__ = ["EVENTS", "Guard", "RemoteGuard"]
 
 log = logging.getLogger(__name__)
 
@@ -121,13 +123,24 @@ class Guard:
                 one.ids.add(verdict.id)
         return verdict.id
 
+    def take_sender(self, frames: list[Any]) -> Any:
+        """What the other methods want of a message to say whose it is: here, its last frame, which is then bytes."""
+        frame = frames[-1]
+        if len(frame) < LARGE:
+            frames[-1] = frame.bytes
+        return frame
+
     def peer(self, frame: Any) -> Peer:
         """Who sent this `zmq.Frame`. In its metadata, libzmq lets nothing that a peer says stand for these two."""
         return self.gate.peer(_property(frame, "User-Id"), _property(frame, "Peer-Address"))
 
     def has_put_out(self, frame: Any) -> bool:
         """Whether who sent this `zmq.Frame` may not connect any more. What he sent before may still be in queues."""
-        return _property(frame, "User-Id") in self.revoked
+        return bool(self.revoked) and _property(frame, "User-Id") in self.revoked
+
+    def told(self, frame: Any) -> bytes:
+        """What tells a `RemoteGuard` who sent this `zmq.Frame`."""
+        return msgspec.msgpack.encode((_property(frame, "User-Id"), _property(frame, "Peer-Address")))
 
     def close_revoked(self, before: Mapping[str, Identity]) -> None:
         """Close the connections of those who may not come in any more, of those who might when this was in the list."""
@@ -259,6 +272,45 @@ class Guard:
         if reason == _WENT_AWAY:
             text, level = f"{self.name}: {somebody} {reason}", logging.INFO
         self._complaints.tell(f"{self.name} {reason} {somebody}", text, level)
+
+
+class RemoteGuard(Guard):
+    """Knows whose a message is that somebody else's guard has let in, and that tells so with each message.
+
+    It has no connections, and looks at the lists by itself: who is not in there any more is put out here, too, so that
+    what he sent is not handled. `sender` is what was told with the message that was read last.
+    """
+
+    sender: bytes = b""
+
+    def __init__(self, name: str, domain: bytes, gate: Gate, complaints: Complaints) -> None:
+        super().__init__(name, domain, gate, complaints, math.inf)
+        self.over.set()
+
+    def take_sender(self, frames: list[Any]) -> Any:
+        """What was told of the message that was read last."""
+        return self.sender
+
+    def peer(self, sender: Any) -> Peer:
+        """Who is the sender that was told."""
+        return self.gate.peer(*_told(sender))
+
+    def has_put_out(self, sender: Any) -> bool:
+        """Whether the sender that was told may not connect any more. Nobody may of whom nothing was told."""
+        return not self.gate.admits(_told(sender)[0]) if sender else True
+
+    def close_revoked(self, before: Mapping[str, Identity]) -> None:
+        """Nothing: who has the connections closes them."""
+
+
+def _told(sender: bytes) -> tuple[str, str]:
+    try:
+        return _sender_decoder.decode(sender)
+    except msgspec.DecodeError:
+        return "", ""
+
+
+_sender_decoder = msgspec.msgpack.Decoder(tuple[str, str])
 
 
 def _property(frame: Any, name: str) -> str:

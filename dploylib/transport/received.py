@@ -33,7 +33,7 @@ class ReceivedData:
 
     __slots__ = ("_data", "_deserializer", "_obj", "deadline", "envelope", "fault", "metadata", "sender")
 
-    sender: tuple[Guard, Any]  # there only where it is known: who knows it, and a frame that the peer has sent
+    sender: tuple[Guard, Any]  # there only where it is known: who knows it, and what it knows it by
 
     def __init__(self, envelope: Envelope, deserializer: Any = None, metadata: Metadata | None = None) -> None:
         self.envelope = envelope
@@ -65,10 +65,10 @@ class ReceivedData:
     def peer(self) -> Peer | None:
         """Who sent it: its name and groups as they are now. None on a socket that lets everybody in."""
         try:
-            guard, frame = self.sender
+            guard, sender = self.sender
         except AttributeError:
             return None
-        return guard.peer(frame)
+        return guard.peer(sender)
 
     @property
     def text(self) -> str:

@@ -617,6 +617,22 @@ class Socket(Sender):
             self._deaf.discard(bytes(frames[0]))
         self.sent += 1
 
+    def send_at_once(self, frames: Sequence[Any]) -> bool:
+        """Send a message that can be sent without waiting; False, and nothing of it was sent, when it would have to.
+
+        For who passes on what was received, bytes and `zmq.Frame` objects: nothing is checked. Raises what
+        `send_frames` raises. Whoever has set a function with `call_back` calls `look` afterwards.
+        """
+        try:
+            if not self._send_now(frames):
+                return False
+        except zmq.ZMQError as error:
+            translated = self._translated(error, "send")
+            self.dropped += isinstance(translated, Unroutable)
+            raise translated from error
+        self.sent += 1
+        return True
+
     def _send_now(self, frames: Sequence[Any]) -> bool:
         """Send the message, or nothing of it: False when it would have to wait."""
         last = len(frames) - 1
