@@ -1,4 +1,8 @@
-"""Fixtures that the tests share. Every test runs plain and monkey-patched (`make unit-patched`)."""
+"""Fixtures that the tests share.
+
+Every test runs plain and monkey-patched (`make unit-patched`), but for those that are marked as `once`: what they test
+runs in interpreters of its own, or computes and waits for nothing.
+"""
 
 import gc
 import os
@@ -26,6 +30,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long one example takes depends on the machine, and says nothing about correctness.
 hypothesis.settings.register_profile("dploylib", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("dploylib")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what runs once, where that is not."""
+    for item in items if PATCHED else ():
+        if marker := item.get_closest_marker("once"):
+            item.add_marker(pytest.mark.skip(reason=f"runs plain only: {marker.args[0]}"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,6 @@ import os
 import struct
 
 import gevent
-import gevent.monkey
 import msgspec
 import pytest
 import zmq
@@ -27,9 +26,7 @@ from benchmarks.meter import percentiles
 from benchmarks.runner import CaseResult, Settings, run_case
 from benchmarks.targets import TARGETS, Target
 
-pytestmark = pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="benchmarks run in interpreters of their own"
-)
+pytestmark = pytest.mark.once("benchmarks run in interpreters of their own")
 
 FRAMES = [b"", b"", b"text/plain", b"x" * 64]
 BRIEF = Settings(rounds=1, seconds=0.02, warm_up_seconds=0.0)

@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import gevent.monkey
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -125,9 +124,7 @@ def run(page: Path, directory: Path) -> None:
         pytest.fail(f"a sample of {page} failed (status {process.returncode})\n{output}", pytrace=False)
 
 
-@pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="samples run in interpreters of their own, which decide to patch"
-)
+@pytest.mark.once("samples run in interpreters of their own, which decide to patch")
 @pytest.mark.parametrize("page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES])
 def test_the_samples_of_a_page_run(page, tmp_path):
     run(page, tmp_path)

@@ -14,7 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import gevent.monkey
 import pytest
 
 from dploylib.config import YAMLConfigMapper
@@ -25,9 +24,7 @@ SERVICES = sorted(path.parent.name for path in EXAMPLES.glob("*/service.py"))
 PATIENCE = 30  # seconds until a process is given up
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-pytestmark = pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="examples run in interpreters of their own, which decide to patch"
-)
+pytestmark = pytest.mark.once("examples run in interpreters of their own, which decide to patch")
 
 
 def commands(path):

@@ -4,13 +4,10 @@ import re
 import sys
 from pathlib import Path
 
-import gevent.monkey
 import pytest
 
 pytest_plugins = ["pytester"]
-pytestmark = pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="the tests here start interpreters of both kinds themselves"
-)
+pytestmark = pytest.mark.once("the tests here start interpreters of both kinds themselves")
 HERE = Path(__file__).parent
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 PACKAGE = Path(__file__).parent.parent / "dploylib"
 
 # Every part may also import itself. The main line is

@@ -15,6 +15,8 @@ import pytest
 
 import dploylib
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 ROOT = Path(__file__).parent.parent
 # `__main__` patches when it is imported, and is there to be run.
 PUBLIC_MODULES = [

@@ -13,6 +13,8 @@ from .exit_codes import ExitCode
 
 __all__ = ["command"]
 
+_SILENT = 10.0  # seconds: an arbiter writes its status every second, and rarely waits for longer than a few
+
 
 @click.command("status", epilog="Example: dploylib status -p /run/echo.pid")
 @click.option("-p", "--pid", "pidfile", metavar="FILE", help="The one with this pid file.")
@@ -22,21 +24,25 @@ __all__ = ["command"]
 def command(pidfile: str | None, run_dir: str | None, name: str | None, as_json: bool) -> None:
     """Show the services that `dploylib serve` runs, each with its workers.
 
-    Without options, all of this user. The exit status is 0 when there is one, and all that there are are ready.
+    Without options, all of this user. The exit status is 0 when there is one, and all that there are are ready and have
+    said so within the last 10 seconds; otherwise it is 1.
     """
-    from ..daemon.run_dir import statuses
+    from ..daemon.run_dir import base_directory, statuses
 
     pid = None if pidfile is None else _pid_in(pidfile)
     found = [
         one for one in statuses(run_dir) if (pid is None or one["pid"] == pid) and (name is None or one["name"] == name)
     ]
     if not found:
-        click.echo("no such service is running", err=True)
+        where = base_directory() if run_dir is None else run_dir
+        hint = "; one that has its run directory elsewhere is found by --run-dir" if run_dir is None else ""
+        click.echo(f"no such service is running: there is none in {where}{hint}", err=True)
         raise SystemExit(ExitCode.FAILED)
     for status in found:
+        status["silent"] = max(0.0, round(time.time() - status["written"], 1))
         for line in [json.dumps(status)] if as_json else _lines(status):
             click.echo(line)
-    if any(status["state"] not in ("ready", "reloading") for status in found):
+    if not all(status["state"] in ("ready", "reloading") and status["silent"] < _SILENT for status in found):
         raise SystemExit(ExitCode.FAILED)
 
 
@@ -52,6 +58,8 @@ def _pid_in(file: str) -> int:
 def _lines(status: dict[str, Any]) -> list[str]:
     up = time.time() - status["started"]
     lines = [f"{status['name']} ({status['pid']}): {status['state']}, up {up:.0f} s, generation {status['generation']}"]
+    if status["silent"] >= _SILENT:
+        lines.append(f"  the arbiter has written nothing for {status['silent']:.0f} s: this is how it was then")
     lines += aligned([("", owner, endpoint) for owner, endpoint in status["endpoints"].items()])
     rows = [
         (

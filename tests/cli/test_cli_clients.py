@@ -10,14 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gevent.monkey
 import pytest
 
 from dploylib.transport import Context, Envelope, Socket
 
-pytestmark = pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="commands run in interpreters of their own, and patch nothing"
-)
+pytestmark = pytest.mark.once("commands run in interpreters of their own, and patch nothing")
 
 # call ---------------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from zmq.auth import create_certificates, load_certificate
 from dploylib.cli.exit_codes import ExitCode
 from dploylib.security import KeyPair, fingerprint, read_certificate
 
+pytestmark = pytest.mark.once("commands run in interpreters of their own, and patch nothing")
+
 
 class Keys:
     """Runs the commands in a directory, and checks what is true of all of them: no secret, no traceback."""

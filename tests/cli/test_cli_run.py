@@ -10,12 +10,9 @@ import textwrap
 import time
 from pathlib import Path
 
-import gevent.monkey
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="commands run in interpreters of their own, which decide to patch"
-)
+pytestmark = pytest.mark.once("commands run in interpreters of their own, which decide to patch")
 
 ROOT = Path(__file__).parent.parent.parent
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

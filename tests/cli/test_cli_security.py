@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-import gevent.monkey
 import gevent.subprocess
 import pytest
 
 from dploylib.security import KeyPair, fingerprint, write_key_pair
 from tests.clients.secured import PATIENCE, Secured, User, starting
 
-pytestmark = pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="commands run in interpreters of their own, and patch nothing"
-)
+pytestmark = pytest.mark.once("commands run in interpreters of their own, and patch nothing")
 
 ROOT = Path(__file__).parent.parent.parent
 USER = User("ann", "correct horse battery staple")

@@ -17,6 +17,8 @@ from dploylib.cli.exit_codes import EXIT_CODES, ExitCode, table
 from dploylib.config import json_schema
 from dploylib.messages import MESSAGES
 
+pytestmark = pytest.mark.once("commands run in interpreters of their own, and patch nothing")
+
 DOCS = Path(__file__).parent.parent.parent / "docs"
 COMMANDS = ("run", "check", "schema", "call", "send", "listen", "keygen", "key")
 SUBCOMMANDS = ("key show", "key authorize", "key revoke")

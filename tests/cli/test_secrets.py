@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gevent.monkey
 import pytest
 from zmq.utils import z85
 
@@ -18,9 +17,7 @@ from dploylib.security import KeyPair, authorize, write_key_pair
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 30  # seconds
 
-pytestmark = pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="commands run in interpreters of their own, and patch nothing"
-)
+pytestmark = pytest.mark.once("commands run in interpreters of their own, and patch nothing")
 
 SERVICE = """
 import os

@@ -9,6 +9,8 @@ import pytest
 from dploylib.config import Settings, YAMLConfigMapper
 from dploylib.errors import ConfigurationError
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 ECHO = {"servers": {"echo": {"request": {"uri": "tcp://127.0.0.1:1", "options": {"linger": 1, "sndhwm": 5}}}}}
 
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from dploylib.config import Declared, Settings, YAMLConfigMapper
 from dploylib.errors import ConfigurationError
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 GOOD = """
 servers:
   echo:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from dploylib.config import Declared, Settings, SocketSettings, json_schema
 from dploylib.errors import ConfigurationError, ServerNotInConfiguration, SocketInfoNotInConfiguration
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 URI = "tcp://127.0.0.1:14445"
 
 

@@ -5,15 +5,12 @@ import signal
 import textwrap
 import time
 
-import gevent.monkey
 import pytest
 
 from examples.dploy.processes import find_marked
 from tests.dploy.conftest import PATIENCE, SAMPLE, get
 
-pytestmark = pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="services run in interpreters of their own, which decide to patch"
-)
+pytestmark = pytest.mark.once("services run in interpreters of their own, which decide to patch")
 
 # What builds a package that an app requires: it says that it has begun, and waits until it may go on.
 BACKEND = """

@@ -9,6 +9,8 @@ from gevent.pool import Pool
 from tests.hard.running import ask, wait_until
 from tests.hard.zmtp import Connection
 
+pytestmark = pytest.mark.once("what is attacked runs in a process of its own, which decides to patch")
+
 BURST = 2000
 SPARE = 200  # descriptors for everything else
 WARM_UP, ROUNDS = 1000, 3000

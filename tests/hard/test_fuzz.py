@@ -14,6 +14,8 @@ from tests.hard.garbage import AFTER_THE_HANDSHAKE, BEFORE_THE_HANDSHAKE, GOOD, 
 from tests.hard.running import SOCKETS, wait_until
 from tests.hard.zmtp import GREETING, Connection, message, ready
 
+pytestmark = pytest.mark.once("what is attacked runs in a process of its own, which decides to patch")
+
 SEED = os.environ.get("HARD_SEED", "0")
 CONNECTIONS = int(os.environ.get("HARD_CONNECTIONS", "8"))  # for each kind of garbage
 # Which sockets of the target take peers of a type.

@@ -13,6 +13,8 @@ from dploylib.servers.dispatch import dispatcher_class
 from dploylib.transport import MAX_FRAMES, Envelope, Metadata, Problem, ReceivedData, Sender
 from tests.servers.echo import Echo
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 ANY_FRAMES = st.lists(st.binary(max_size=40), min_size=1, max_size=10)
 # Arbitrary frames are hardly ever envelopes, or descriptions of a call: these often are, or nearly.
 PIECES = st.sampled_from([b"", b"", b"a", b"text/plain", b"\xff", b"DPL1", b"DPL1\x81\xa1d\x01", b"DPL1\x80"])

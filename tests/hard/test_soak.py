@@ -12,6 +12,8 @@ import pytest
 from tests.hard.running import ROOT, RunningTarget, wait_until
 from tests.hard.soak import GROWTH, Soak, grown
 
+pytestmark = pytest.mark.once("what is attacked runs in a process of its own, which decides to patch")
+
 
 def test_a_short_soak_is_good():
     done = subprocess.run(

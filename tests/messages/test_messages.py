@@ -26,6 +26,8 @@ from dploylib.messages import (
 from dploylib.transport import codecs
 from tests.messages.samples import APP_RELEASE, BUILD_REQUEST, COMMIT, ENV_VARS, MESSAGES_OF, VALID, VALID_IDS
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 JSON, MSGPACK = "application/json", "application/msgpack"
 
 every_message = pytest.mark.parametrize(("message", "data"), VALID, ids=VALID_IDS)

@@ -20,6 +20,8 @@ from dploylib.errors import InvalidData
 from dploylib.messages import MESSAGES, BroadcastMessage
 from tests.messages.samples import MESSAGES_OF, VALID
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 SCHEMAS = Path(__file__).parent.parent.parent / "docs" / "schemas"
 JSON, MSGPACK = "application/json", "application/msgpack"
 

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from dploylib.security import leaves_machine
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 
 @pytest.mark.parametrize(
     "uri",

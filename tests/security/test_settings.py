@@ -16,6 +16,8 @@ from dploylib.errors import SecurityError
 from dploylib.security import Security, ServiceSecurity
 from dploylib.security.settings import network_of
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 
 def error_of(**settings: object) -> SecurityError:
     with pytest.raises(SecurityError) as caught:

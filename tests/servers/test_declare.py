@@ -11,6 +11,8 @@ from dploylib import servers
 from dploylib.errors import DeclarationError
 from dploylib.servers import Handler, Server, ServerDescription, SocketDescription, bind, bind_in, connect, connect_in
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 
 class Point(msgspec.Struct):
     x: int

@@ -4,13 +4,10 @@ import os
 import sys
 import textwrap
 
-import gevent.monkey
 import pytest
 
 pytest_plugins = ["pytester"]
-pytestmark = pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="the tests here start interpreters of both kinds themselves"
-)
+pytestmark = pytest.mark.once("the tests here start interpreters of both kinds themselves")
 
 PATIENCE = 60  # seconds until a run of pytest is given up
 BOTH = pytest.mark.parametrize("how", [[], ["--dploylib-patch"]], ids=["plain", "patched"])

@@ -37,6 +37,8 @@ from dploylib.transport import (
     problems,
 )
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 NESTED_JSON = b"[" * 100_000 + b"]" * 100_000
 
 

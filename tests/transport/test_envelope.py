@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from dploylib.errors import MalformedEnvelope, PeerError
 from dploylib.transport import MAX_FRAMES, Envelope
 
+pytestmark = pytest.mark.once("nothing here waits, or touches a socket or a greenlet")
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 FRAMES = st.lists(st.binary(max_size=20), max_size=8)
 # Arbitrary frames are hardly ever envelopes: these often are, or nearly.

@@ -1,0 +1,156 @@
+"""`dploylib serve` in a process of its own, and what can be seen of it from outside."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+import zmq
+
+ROOT = Path(__file__).parent.parent.parent
+TARGET = Path(__file__).with_name("daemon_target.py")
+PATIENCE = 30.0  # seconds; an upper bound for what takes some, on a loaded machine too
+
+
+def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
+    """Wait for what a condition becomes."""
+    ends = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < ends, f"waited in vain: {what or condition}"
+        time.sleep(0.02)
+    return found
+
+
+class RunningDaemon:
+    """`dploylib serve` of `daemon_target.py`, of which `directory` has a copy, with this configuration.
+
+    `options` are of the command line. It is ready when it is there, unless it is not to be waited for.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        configuration: Mapping[str, Any] | None = None,
+        code: str = "",
+        ready: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.directory = directory
+        self.service = directory / "target_service.py"
+        self.file = directory / "config.yaml"
+        self.run_dir = directory / "run"
+        self.pidfile = directory / "pid"
+        self.log_file = directory / "log"
+        self.service.write_text(TARGET.read_text() + code)
+        self.configure(configuration or {"servers": {"echo": {"request": {"uri": "tcp://127.0.0.1:*"}}}})
+        self.command = [sys.executable, "-m", "dploylib", "serve", str(self.service), "-c", str(self.file)]
+        self.command += ["--run-dir", str(self.run_dir), "-p", str(self.pidfile), *options]
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, stdin=subprocess.DEVNULL, stderr=log, stdout=log, cwd=directory
+            )
+        self._context = zmq.Context()
+        if ready:
+            try:
+                self.wait_ready()
+            except BaseException:
+                self.kill()
+                raise
+
+    def configure(self, configuration: Mapping[str, Any]) -> None:
+        """Write this configuration."""
+        self.configuration = configuration
+        self.file.write_text(yaml.safe_dump(dict(configuration)))
+
+    def __enter__(self) -> "RunningDaemon":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    # What can be seen of it --------------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return self.log_file.read_text()
+
+    def status(self) -> dict[str, Any]:
+        """What it says of itself; {} when it says nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            found: dict[str, Any] = json.loads((self.run_dir / "status.json").read_text())
+            return found
+        return {}
+
+    def processes(self, role: str = "worker", state: str = "ready", generation: int | None = None) -> list[int]:
+        """The process ids of a role that are in this state."""
+        return [
+            one["pid"]
+            for one in self.status().get("workers", ())
+            if one["role"] == role and one["state"] == state and generation in (None, one["generation"])
+        ]
+
+    def endpoint(self, owner: str = "echo.request") -> str:
+        """Where a socket is."""
+        return str(self.status()["endpoints"][owner])
+
+    def wait_logged(self, text: str, times: int = 1) -> None:
+        """Wait until it has logged this so many times."""
+        wait_until(lambda: self.log.count(text) >= times or self.process.poll() is not None, f"{text} in\n{self.log}")
+        assert self.log.count(text) >= times, self.log
+
+    def wait_ready(self) -> None:
+        """Wait until it says that it is ready."""
+        wait_until(
+            lambda: self.process.poll() is not None or self.status().get("state") == "ready", f"ready: {self.log}"
+        )
+        assert self.process.poll() is None, self.log
+
+    def ask(self, text: str = "x", owner: str = "echo.request", timeout: float = PATIENCE) -> str:
+        """Ask by a REQ of pyzmq, and return the text of the answer."""
+        with self._context.socket(zmq.REQ) as req:
+            req.linger = 0
+            req.rcvtimeo = int(timeout * 1000)
+            req.connect(self.endpoint(owner))
+            req.send_multipart([b"", b"text/plain", text.encode()])
+            return req.recv_multipart()[-1].decode()
+
+    def askers(self, times: int = 10) -> set[tuple[str, int]]:
+        """The version and the process id of those who answer so many requests, each of a client of its own."""
+        answers = [self.ask().split() for _ in range(times)]
+        return {(version, int(pid)) for version, pid, _ in answers}
+
+    # What can be done with it ------------------------------------------------------------------------------------
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the arbiter."""
+        os.kill(self.process.pid, number)
+
+    def reload(self) -> None:
+        """Reload, and wait until that is over."""
+        times = self.log.count("reloaded\n")
+        self.send(signal.SIGHUP)
+        self.wait_logged("reloaded\n", times + 1)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it, and return its exit status."""
+        self.send(number)
+        return self.process.wait(PATIENCE)
+
+    def kill(self) -> None:
+        """Let nothing of it be left."""
+        pids = [one["pid"] for one in self.status().get("workers", ())]
+        for pid in [self.process.pid, *pids] if self.process.poll() is None else pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+        self._context.destroy(linger=0)
