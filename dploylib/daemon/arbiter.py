@@ -284,7 +284,8 @@ class Arbiter(arbiter.Arbiter):
                 if pid == self.reexec_pid:
                     self.reexec_pid = 0
                     self.log.warning("the new arbiter %d has ended", pid)
-                    self._lose_front()  # and tell it what we want, since the other one may have wanted something else
+                    with contextlib.suppress(OSError):  # the front may be as the other one wanted it
+                        self._configure_front(self.plan)
                     continue
                 if self._reload is not None and self._reload.reaped(pid, status):
                     continue
