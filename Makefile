@@ -6,6 +6,8 @@ RUN := .venv/bin/python
 .DEFAULT_GOAL := help
 # The checks of `test` run in their order, the cheap ones first, under -j too.
 .NOTPARALLEL:
+# Tests start hundreds of interpreters, each of which would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo test lint types docs units unit unit-patched soak siege bench venv clean
 
 help: ## list the targets

@@ -69,6 +69,8 @@ C = Contender("libzmq in C", C_ECHO)
 
 ON_REP = (SEND, RETURN, MANY, PYZMQ, GREEN, ASYNCIO, ZERORPC, GRPC, C)
 ON_ROUTER = (SEND, RETURN, PYZMQ, GREEN, ASYNCIO, C)
+FRONT = Contender("front, 2 workers", "front_")
+ON_FRONT = (FRONT, Contender("front, 4 workers", "front_", ("--workers", "4")), RETURN, PYZMQ)
 LOOPS = (SEND, PYZMQ, GREEN, ASYNCIO)
 
 IDLE = (SEND, GREEN, ASYNCIO)
@@ -188,6 +190,7 @@ CASES = (
         )
         for role in ("rep", "router")
     ),
+    Case("front", "REP echo through a front, 64 B, 100 outstanding", "echo", ON_FRONT, role="rep", outstanding=100),
     Case("pull", "PULL sink, 64 B", "pull", LOOPS, role="pull", count=100_000, rcvhwm=1000),
     *(
         Case(f"pub-{n}", f"PUB, 64 B, subscribers: {n}", "pub", LOOPS, role="pub", connections=n, count=count)

@@ -24,6 +24,7 @@ PAGES = [
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     if page.is_file() and "_build" not in page.parts
 ]
+LEAN_PYTEST = {"PYTEST_ADDOPTS": "-p no:hypothesispytest"}  # it would import all of hypothesis at the end of each run
 PAGE_SECONDS = 45  # less than pytest-timeout's, so that a page that hangs is told by name
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>.*)$")
@@ -111,7 +112,7 @@ def run(page: Path, directory: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=directory,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, **LEAN_PYTEST},
         start_new_session=True,  # a group of its own, to end what the page started too
     )
     try:

@@ -250,7 +250,7 @@ def test_the_scripts_need_no_service():
 
 def test_the_example_of_a_test_passes():
     [command] = commands(EXAMPLES / "in_a_test" / "test_greeting.py")
-    status, output, _ = run([*command, "-p", "no:cacheprovider"])
+    status, output, _ = run([*command, "-p", "no:cacheprovider", "-p", "no:hypothesispytest"])
     assert status == 0, output
     assert "3 passed" in output
 

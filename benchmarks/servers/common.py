@@ -47,6 +47,7 @@ def play(roles: Mapping[str, Callable[[argparse.Namespace], Any]]) -> Any:
     parser.add_argument("--timeout", type=float, help="seconds that a handler may take")
     parser.add_argument("--servers", type=int, default=1, help="servers in the service")
     parser.add_argument("--sockets", type=int, default=1, help="sockets in a server")
+    parser.add_argument("--workers", type=int, default=2, help="workers behind a front")
     parser.add_argument("--curve", action="store_true", help="take only connections that are encrypted by CURVE")
     arguments = parser.parse_args()
     return roles[arguments.role](arguments)

@@ -42,8 +42,15 @@ class _Setting(NamedTuple):
 
 
 _LEVELS = click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False)
+_WORKERS, _COUNT = click.IntRange(1, 1000), click.IntRange(0)
 _SETTINGS = (
-    _Setting("workers", ("-w", "--workers"), "How many worker processes there are.  [WEB_CONCURRENCY, or 1]", int, "N"),
+    _Setting(
+        "workers",
+        ("-w", "--workers"),
+        "How many worker processes there are.  [WEB_CONCURRENCY, or 1]",
+        click.IntRange(1, 1000),
+        "N",
+    ),
     _Setting(
         "balance",
         ("--balance",),
@@ -63,8 +70,8 @@ _SETTINGS = (
         "How long running handlers may take to finish at a stop or reload.  [30]",
         SECONDS_OR_NONE,
     ),
-    _Setting("max_requests", ("--max-requests",), "A worker is replaced after so many messages.", int, "N"),
-    _Setting("max_requests_jitter", ("--max-requests-jitter",), "The most that chance adds to that.", int, "N"),
+    _Setting("max_requests", ("--max-requests",), "A worker is replaced after so many messages.", _COUNT, "N"),
+    _Setting("max_requests_jitter", ("--max-requests-jitter",), "The most that chance adds to that.", _COUNT, "N"),
     _Setting("max_memory", ("--max-memory",), "A worker that uses more memory than this is replaced.", SIZE),
     _Setting("reload", ("--reload",), "Reload when the code changes; for development.", bool),
     _Setting("preload_app", ("--preload",), "Import the module before the workers fork.", bool),

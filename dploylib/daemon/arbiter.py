@@ -95,7 +95,7 @@ class Arbiter(arbiter.Arbiter):
 
     def _open(self, plan: Plan, given: dict[str, int]) -> None:
         owner = self.cfg.uid, self.cfg.gid
-        wanted = [one for one in plan.listening if one.uri not in self._listeners]
+        wanted = [one for one in plan.listening if one.key not in self._listeners]
         self._listeners |= open_listeners(wanted, given, self.cfg.backlog, owner)
         self.LISTENERS = list(self._listeners.values())
 
@@ -284,7 +284,8 @@ class Arbiter(arbiter.Arbiter):
                 if pid == self.reexec_pid:
                     self.reexec_pid = 0
                     self.log.warning("the new arbiter %d has ended", pid)
-                    self._lose_front()  # and tell it what we want, since the other one may have wanted something else
+                    with contextlib.suppress(OSError):  # the front may be as the other one wanted it
+                        self._configure_front(self.plan)
                     continue
                 if self._reload is not None and self._reload.reaped(pid, status):
                     continue
@@ -358,8 +359,14 @@ class Arbiter(arbiter.Arbiter):
     def _configure_front(self, plan: Plan) -> list[str]:
         if self._owner is None:
             return []
-        descriptors = {uri: listener.fileno() for uri, listener in self._listeners.items()}
-        return self._owner.configure(plan.lanes, descriptors, self.cfg.graceful_timeout)
+        descriptors = {listener.endpoint: listener.fileno() for listener in self.LISTENERS}
+        lanes = [
+            msgspec.structs.replace(
+                lane, uris=tuple(self._listeners[f"{lane.name} {uri}"].endpoint for uri in lane.uris)
+            )
+            for lane in plan.lanes
+        ]
+        return self._owner.configure(lanes, descriptors, self.cfg.graceful_timeout)
 
     def _tell_front_to_end(self) -> None:
         """Say that it is not needed any more. It goes on for another arbiter that needs it."""
@@ -468,8 +475,8 @@ class Arbiter(arbiter.Arbiter):
         if self.plan is not plan:
             self._tell_to_stop(new)
             self.generation -= 1
-        for uri in self._listeners.keys() - listeners.keys():
-            self._listeners[uri].close()
+        for key in self._listeners.keys() - listeners.keys():
+            self._listeners[key].close()
         self._listeners, self.LISTENERS = listeners, list(listeners.values())
         self.plan = self.app.plan = plan
         self.app.cfg = cfg
@@ -488,8 +495,8 @@ class Arbiter(arbiter.Arbiter):
         except OSError as error:
             self._lose_front()
             flaws = [str(error)]
-        for uri in self._listeners.keys() - {one.uri for one in self.plan.listening}:
-            self._listeners.pop(uri).close()
+        for key in self._listeners.keys() - {one.key for one in self.plan.listening}:
+            self._listeners.pop(key).close()
         self.LISTENERS = list(self._listeners.values())
         self.cfg.on_reload(self)
         for change in reload.changes:
@@ -511,7 +518,7 @@ class Arbiter(arbiter.Arbiter):
         """Start another arbiter beside this one, which takes over what listens, and the front."""
         for listener in self.LISTENERS:
             os.set_inheritable(listener.fileno(), True)
-        handed_over = {uri: listener.fileno() for uri, listener in self._listeners.items()}
+        handed_over = {key: listener.fileno() for key, listener in self._listeners.items()}
         self.cfg.env_orig |= {_LISTENERS: json.dumps(handed_over), _RUN_DIR: self._run_dir.path}
         # As it was called: by -m, and with the options of the interpreter.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]

@@ -30,6 +30,11 @@ class Listening(msgspec.Struct, frozen=True):
     """Of the file of an ipc endpoint."""
     ipv6: bool = False
 
+    @property
+    def key(self) -> str:
+        """What tells it from others: of wildcards, several may have the same."""
+        return f"{self.owner} {self.uri}"
+
 
 class Listener:
     """A socket that listens at an endpoint. It has what gunicorn wants of its listeners."""
@@ -86,7 +91,7 @@ def open_listeners(
     backlog: int = 2048,
     owner: tuple[int, int] | None = None,
 ) -> dict[str, Listener]:
-    """Open the listeners, by uri; those of which there are descriptors already, by uri too, take these.
+    """Open the listeners, by key; those of which there are descriptors already, by key too, take these.
 
     `owner` are the user and group that files are for. Raises `AddressInUse` or `EndpointError`; then none of them is
     open but those that were.
@@ -94,15 +99,15 @@ def open_listeners(
     listeners: dict[str, Listener] = {}
     try:
         for listening in wanted:
-            uri = listening.uri
-            if uri in given:
-                listeners[uri] = Listener(listening, socket.socket(fileno=given[uri]))
-                listeners[uri].own()
+            key = listening.key
+            if key in given:
+                listeners[key] = Listener(listening, socket.socket(fileno=given[key]))
+                listeners[key].own()
             else:
-                listeners[uri] = _open(listening, backlog, owner)
+                listeners[key] = _open(listening, backlog, owner)
     except BaseException:
-        for uri, listener in listeners.items():
-            if uri not in given:
+        for key, listener in listeners.items():
+            if key not in given:
                 listener.close()
         raise
     return listeners

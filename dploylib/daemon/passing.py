@@ -43,18 +43,24 @@ from ..transport.spawning import spawn_named
 from .deaths import Deaths
 from .lane import Lane
 
-__all__ = ["PREFETCH", "Passing"]
+__all__ = ["MOST_PREFETCH", "Passing"]
 
 log = logging.getLogger(__name__)
 
-PREFETCH = 8
-"""Messages that a worker has beyond those that it handles at once, so that it need not wait for the next one."""
+MOST_PREFETCH = 32
+"""Messages that a worker has at most beyond those that it handles at once, so that it need not wait for the next one.
+
+What waits behind a slow handler could be with another worker. So it gets as many as it has lately handled in 2.5 ms,
+but at least one.
+"""
 
 _TURN_SECONDS = 0.002
 _BATCH = 64  # messages of one side before the other one has its turn
 _LIKELY = 2  # messages in a row after which another one is likely
 _SOON = 1e-9  # seconds; a callback of the hub's would let file descriptors starve
 _RETRY_PAUSE = 0.02  # seconds
+_PERIOD = 0.01  # seconds, in which it is counted what workers handle
+_PART = 4  # of which they are to have as many in advance
 _MOST_DEATHS = 3  # of workers that had one and the same message
 _QUIET = 0.05  # seconds
 _SETTLING = 2.0  # seconds for which that is waited for, where somebody else keeps its connection open
@@ -119,11 +125,13 @@ class _Worker:
         "credit",
         "deaths",
         "died",
+        "handled",
         "held",
         "id",
         "instance",
         "leaving",
         "pid",
+        "prefetch",
         "routes",
         "sent",
     )
@@ -133,6 +141,8 @@ class _Worker:
         self.pid = ready.pid
         self.instance = ready.instance
         self.concurrency = self.credit = ready.concurrency
+        self.prefetch = 1
+        self.handled = 0  # messages, in this period
         self.leaving = False
         self.died: Callable[[], None] | None = None
         self.sent = 0  # messages; each is known by its number
@@ -181,6 +191,7 @@ class Passing:
         loop = gevent.get_hub().loop
         self._soon: Any = loop.timer(_SOON)
         self._later: Any = loop.timer(_RETRY_PAUSE)
+        self._pace: Any = loop.timer(_PERIOD, _PERIOD)
         self._backend.call_back(self._turn)
         self._clients.call_back(self._turn)
 
@@ -294,7 +305,7 @@ class Passing:
         self._end(_CLOSING_LINGER)
 
     def _end(self, linger: float) -> None:
-        for timer in (self._soon, self._later):
+        for timer in (self._soon, self._later, self._pace):
             timer.stop()
             timer.close()
         for worker in self._workers.values():
@@ -469,6 +480,8 @@ class Passing:
                     other.append(number)
                 else:
                     worker.routes[route] = [other, number]
+        if not self._pace.active:
+            self._pace.start(self._set_credits)
         ready = self._ready
         if ready[-1] is not worker:
             ready.remove(worker)
@@ -518,9 +531,14 @@ class Passing:
         if type(number) is not list:
             return number
         # Who sends requests by one route tells their replies apart by the ids of the envelopes, or by their order.
-        id = bytes(frames[-3]) if len(frames) > 3 else b""
+        id = frames[-3] if len(frames) > 3 else b""
         held = worker.held
-        one = next((one for one in number if len(held[one]) > 3 and bytes(held[one][-3]) == id), number[0])
+        for one in number:
+            request = held[one]
+            if len(request) > 3 and request[-3] == id:
+                break
+        else:
+            one = number[0]
         number.remove(one)
         routes[route] = number if len(number) > 1 else number[0]
         return one
@@ -529,6 +547,7 @@ class Passing:
         """Take note that a message is done with."""
         if worker.held.pop(number, None) is None:
             return
+        worker.handled += 1
         if worker.deaths:
             worker.deaths.pop(number, None)
         if worker.leaving and not worker.held and not (self._is_closing and self._is_wanted()):
@@ -573,7 +592,19 @@ class Passing:
         log.debug("%s: worker %d is ready", self.lane.name, ready.pid)
 
     def _credit_for(self, worker: _Worker) -> int:
-        return worker.concurrency + (0 if self.lane.rejects else PREFETCH)
+        return worker.concurrency + (0 if self.lane.rejects else worker.prefetch)
+
+    def _set_credits(self) -> None:
+        """Let workers that have handled more, or less, lately have more, or less, in advance. Called by the hub."""
+        busy = False
+        for worker in self._workers.values():
+            now = max(1, worker.handled // _PART, worker.prefetch // 2)
+            worker.prefetch = min(now, MOST_PREFETCH)
+            busy |= worker.prefetch > 1 or worker.handled > 0
+            worker.handled = 0
+            worker.credit = self._credit_for(worker)
+        if not busy:
+            self._pace.stop()
 
     def _dismiss(self, worker: _Worker | None, id: bytes) -> None:
         """Give a worker nothing more, and tell it when all that it has is done."""

@@ -182,9 +182,9 @@ class Worker(base.Worker):
 
         fronted = {(lane.server, lane.socket): Place(front=lane.backend) for lane in self.plan.lanes}
         descriptors: dict[tuple[str, str], dict[str, int]] = {}
-        for uri, listener in self.listeners.items():
+        for listener in self.listeners.values():
             server, _, name = listener.listening.owner.partition(".")
-            descriptors.setdefault((server, name), {})[uri] = listener.fileno()
+            descriptors.setdefault((server, name), {})[listener.uri] = listener.fileno()
         places = {owner: Place(descriptors=mine) for owner, mine in descriptors.items()} | fronted
         return Placement(frozenset(self.plan.single if self.role == SINGLE else self.plan.shared), places)
 

@@ -56,7 +56,7 @@ class Stage:
         self.owners = []
         self.lanes = []
         self.context = zmq.Context()
-        self.servers = {}
+        self.clients = []
 
     # The front ---------------------------------------------------------------------------------------------
 
@@ -97,6 +97,9 @@ class Stage:
         for owner in owners or self.owners[-1:]:
             assert owner.configure(self.lanes, descriptors, 10) == []
 
+    def status_of_all(self):
+        return self.owners[-1].status()["lanes"]
+
     def status(self, name="request"):
         return self.owners[-1].status()["lanes"][f"tested.{name}"]
 
@@ -116,6 +119,7 @@ class Stage:
             fronts[f"{lane.server}.{lane.socket}"] = lane.backend
         general = {"log": str(self.directory / "log"), **said.pop("general", {})}
         config = {"servers": servers, "general": general, **(config or {})}
+        config |= {"supervision": said.pop("supervision")} if "supervision" in said else {}
         worker = Started("worker_process.py", json.dumps({"config": config, "fronts": fronts, **said}))
         self.processes.append(worker)
         return worker
@@ -135,6 +139,7 @@ class Stage:
         client = self.context.socket(getattr(zmq, kind.upper()))
         client.linger = 0
         client.connect(uri)
+        self.clients.append(client)
         return client
 
     def close(self):

@@ -10,6 +10,8 @@ pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.once("the tests here start interpreters of both kinds themselves")
 
 PATIENCE = 60  # seconds until a run of pytest is given up
+# The plugin of hypothesis imports all of hypothesis at the end of a run, which takes longer than everything else.
+WITHOUT = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 BOTH = pytest.mark.parametrize("how", [[], ["--dploylib-patch"]], ids=["plain", "patched"])
 SERVICE = """
 import time
@@ -51,7 +53,7 @@ def run(pytester, monkeypatch):
 
     def run(source, *arguments, command=("-m", "pytest")):
         pytester.makepyfile(source)
-        return pytester.run(sys.executable, *command, "-p", "no:cacheprovider", *arguments, timeout=PATIENCE)
+        return pytester.run(sys.executable, *command, *WITHOUT, *arguments, timeout=PATIENCE)
 
     return run
 
