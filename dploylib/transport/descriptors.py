@@ -34,9 +34,10 @@ def duplicate(descriptor: int) -> Iterator[sockets.socket | None]:
 
     Where there is no descriptor left for a duplicate it is libzmq's own: whom nobody knows, nobody can put out.
     """
-    number = descriptor
+    number, is_ours = descriptor, False
     try:
-        number = os.dup(descriptor)
+        # Which may be the same number: libzmq has closed its own meanwhile, and that is free again.
+        number, is_ours = os.dup(descriptor), True
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             yield None
@@ -50,11 +51,12 @@ def duplicate(descriptor: int) -> Iterator[sockets.socket | None]:
     finally:
         if connection is not None:
             connection.detach()
-        if number != descriptor:
-            os.close(number)
+        if is_ours:
+            _close(number)
 
 
 _Original: Any = gevent.monkey.get_original("socket", "socket")  # one of gevent would make the descriptor non-blocking
+_close: Any = gevent.monkey.get_original("os", "close")  # that of gevent closes later, since somebody may wait for it
 
 
 def where_from(connection: sockets.socket) -> tuple[str, object]:

@@ -900,6 +900,25 @@ def test_a_connection_is_looked_at_without_a_descriptor_to_spare_and_stays_open(
         assert there.recv(100) == b"still open"
 
 
+def test_a_duplicate_with_the_number_of_what_was_closed_meanwhile_is_closed_too(monkeypatch):
+    """libzmq closes its own after it was found, and before the duplicate has a number: it gets the one that is free."""
+    here, there = socket.socketpair()
+    real_dup = os.dup
+
+    def dup(number):
+        spare = real_dup(number)
+        os.dup2(spare, here.detach(), inheritable=False)
+        gevent.monkey.get_original("os", "close")(spare)
+        return number
+
+    monkeypatch.setattr(os, "dup", dup)
+    number = here.fileno()
+    with closing(there):
+        with duplicate(number) as connection:
+            assert connection.fileno() == number
+        assert there.recv(1) == b"", "it is still open"
+
+
 def test_what_is_no_connection_any_more_is_not_looked_at(tmp_path):
     """libzmq has closed it; its number is nobody's, or by now that of a file. No duplicate is left either."""
     with (tmp_path / "file").open("w") as file:
