@@ -777,9 +777,7 @@ class Passing:
 
 def _route(frames: list[Any]) -> Any:
     """What a request and its reply have in common: the routing id, and what stands before the first empty frame."""
-    if not frames[1]:  # mostly, or one frame of the client's own
-        return frames[0]
-    if not frames[2:]:
+    if len(frames) < 3 or not frames[1]:  # mostly, or one frame of the client's own
         return frames[0]
     if not frames[2]:
         return frames[0], bytes(frames[1])

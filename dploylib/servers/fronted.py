@@ -79,6 +79,7 @@ class FrontLink:
         self.name = name
         self.uris = uris
         self.tells_done = socket_type != "rep"
+        self._is_unlimited = socket_type != "router"  # which can send as much as it likes
         self.released = Event()
         self.released.set()
         self.socket = socket = context.socket("dealer")
@@ -103,7 +104,7 @@ class FrontLink:
             socket.set_option("probe_router", 1)
             socket.set_option("rcvhwm", 0)  # the front gives us no more than we want
             socket.set_option("sndtimeo", _REPLY_PATIENCE)
-            if socket_type != "router":  # which can send as much as it likes
+            if self._is_unlimited:
                 socket.set_option("sndhwm", 0)
             socket.connect(endpoint)
         except BaseException:
@@ -202,6 +203,8 @@ class FrontLink:
                 self._send(*self._unsaid[0])
                 del self._unsaid[0]
         except (SendTimeout, TransientError):
+            if self._leaving and self._is_unlimited:  # so that nobody is there, who could have anything for us
+                self.released.set()
             self._speaks_soon = True
             _call_later(self._speak, _RETRY_PAUSE)
         except SocketClosed:

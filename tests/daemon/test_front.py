@@ -434,6 +434,16 @@ def test_a_client_that_is_gone_is_counted(stage):
     stage.wait_until(lambda: stage.status()["dropped"]["gone"] == 1)
 
 
+def test_replies_that_are_for_no_request_are_dropped_and_counted(stage):
+    uri = stage.lane("request")
+    stage.configure()
+    stage.start_workers()
+    client = stage.client(uri)
+    assert ask(client, "odd") == "odd"
+    assert ask(client, "echo on") == "on"
+    assert stage.status()["dropped"]["unmatched"] == 2
+
+
 def test_large_bodies_pass(stage):
     uri = stage.lane("request")
     stage.configure()

@@ -125,7 +125,7 @@ def test_a_front_that_was_killed_is_replaced_at_the_same_endpoints(stage):
 def test_a_worker_that_stops_while_there_is_no_front_does_not_wait_for_ever(stage):
     stage.lane("request")
     stage.configure()
-    [worker] = stage.start_workers(graceful_timeout=0.5)
+    [worker] = stage.start_workers(graceful_timeout=1000)
     stage.front.kill()
     worker.signal(signal.SIGTERM)
     assert worker.end() == 0

@@ -60,6 +60,12 @@ class Tested(Server):
         self.spawn(self.tell, received.envelope.request_frames)
         return "now"
 
+    def do_odd(self, argument, socket, received):
+        """Send what is for nobody, and no message: the routing id of the caller alone, and a route that is none."""
+        self.sockets.request.send_frames([received.envelope.id.encode() or b"nobody"])
+        self.sockets.request.send_frames([b"nobody", b"no", b"delimiter"])
+        return "odd"
+
     def do_silence(self, *_):
         return None
 
