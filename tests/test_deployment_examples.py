@@ -13,7 +13,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import gevent.monkey
 import kubernetes_validate
 import pytest
 import yaml
@@ -28,9 +27,7 @@ PATIENCE = 30  # seconds until a process is given up
 CLOSING_TIME = 10  # seconds that processes have for their end, after the graceful timeout
 EXPOSURE = 2.0  # of 10: the most that `systemd-analyze security` may find
 
-pytestmark = pytest.mark.skipif(
-    gevent.monkey.is_module_patched("socket"), reason="nothing here depends on who waits how"
-)
+pytestmark = pytest.mark.once("files, and commands in interpreters of their own: nothing depends on who waits how")
 
 
 def tool(name, source):
