@@ -532,7 +532,10 @@ class Arbiter(arbiter.Arbiter):
         if second and not self.master_pid:
             for listener in self.LISTENERS:
                 listener.own()
-            self._notify(f"MAINPID={self.pid}")
+            # systemd has noted that we are no child of its own, as we were not then, and would wait for nobody when it
+            # stops us. It looks again only when the main process is another one.
+            for pid in (*list(self.WORKERS)[:1], self.pid):
+                self._notify(f"MAINPID={pid}")
             self._announced = ""
 
     def stop(self, graceful: bool = True) -> None:
