@@ -117,7 +117,6 @@ class Arbiter(arbiter.Arbiter):
         self.init_signals()
         for listener in self.LISTENERS:
             self.log.info("%s", listener)
-        self._notify(f"MAINPID={self.pid}" if self.master_pid else "")
 
     def _became_ready(self) -> None:
         self._is_up = True
@@ -533,11 +532,18 @@ class Arbiter(arbiter.Arbiter):
         if second and not self.master_pid:
             for listener in self.LISTENERS:
                 listener.own()
-            self._notify(f"MAINPID={self.pid}")
+            # systemd has noted that we are no child of its own, as we were not then, and would wait for nobody when it
+            # stops us. It looks again only when the main process is another one.
+            for pid in (*list(self.WORKERS)[:1], self.pid):
+                self._notify(f"MAINPID={pid}")
+            self._announced = ""
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the processes: running handlers have the graceful timeout, if it is to be graceful."""
-        self._tell_systemd("STOPPING=1\nSTATUS=stopping")
+        if self.reexec_pid:  # that one goes on, and to systemd, so does the service
+            self._notify(f"MAINPID={self.reexec_pid}")
+        else:
+            self._tell_systemd("STOPPING=1\nSTATUS=stopping")
         alone = self.reexec_pid == self.master_pid == 0
         self._end_processes(graceful)
         for listener in self.LISTENERS:
@@ -579,6 +585,7 @@ class Arbiter(arbiter.Arbiter):
             systemd.sd_notify(state, self.log)
 
     def _tell_systemd(self, state: str = "") -> None:
+        """Say how the service is, and that it lives. While there are two arbiters, the first one says how it is."""
         if not state:
             if self._reload is not None:
                 state = "RELOADING=1\nSTATUS=reloading"
@@ -586,7 +593,7 @@ class Arbiter(arbiter.Arbiter):
                 state = f"READY=1\nSTATUS={self._summary()}"
             else:
                 state = "STATUS=starting"
-        if state != self._announced:
+        if state != self._announced and not self.master_pid:
             self._announced = state
             if state.startswith("RELOADING"):
                 state += f"\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"

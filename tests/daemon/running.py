@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
 class RunningDaemon:
     """`dploylib serve` of `daemon_target.py`, of which `directory` has a copy, with this configuration.
 
-    `options` are of the command line. It is ready when it is there, unless it is not to be waited for.
+    `options` are of the command line. It is ready when it is there, unless it is not to be waited for. `launcher` is a
+    command that runs it, and gets `descriptors`.
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class RunningDaemon:
         code: str = "",
         ready: bool = True,
         environment: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (),
+        descriptors: Sequence[int] = (),
     ) -> None:
         self.directory = directory
         self.service = directory / "target_service.py"
@@ -51,12 +54,18 @@ class RunningDaemon:
         self.log_file = directory / "log"
         self.service.write_text(TARGET.read_text() + code)
         self.configure(configuration or {"servers": {"echo": {"request": {"uri": "tcp://127.0.0.1:*"}}}})
-        self.command = [sys.executable, "-m", "dploylib", "serve", str(self.service), "-c", str(self.file)]
+        self.command = [*launcher, sys.executable, "-m", "dploylib", "serve", str(self.service), "-c", str(self.file)]
         self.command += ["--run-dir", str(self.run_dir), "-p", str(self.pidfile), *options]
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, env=self.environment, stdin=subprocess.DEVNULL, stderr=log, stdout=log, cwd=directory
+                self.command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+                stdout=log,
+                cwd=directory,
+                pass_fds=descriptors,
             )
         self._context = zmq.Context()
         if ready:
