@@ -1,52 +1,70 @@
-"""Run the tests twice at once, plain and monkey-patched, and the hard ones beside them: two passes leave cores idle.
+"""Run the tests twice, plain and monkey-patched, in pieces, some at once: most tests wait, and leave cores idle.
 
-With arguments, those of pytest, only the two passes run, of what the arguments say. What the passes but the first one
-say is printed when they are done.
+Whenever a piece is done, its lane takes the next one, so that no lane has much more to do than the others. What a piece
+says is printed when it is done. With arguments, those of pytest, there are two pieces, of what the arguments say.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
-HARD = "tests/hard"
-COMMANDS = ["tests/cli", "tests/dploy", "tests/testing"]  # most of which run in processes of their own
 PLAIN, PATCHED = "pytest", "dploylib.testing"
+OTHERS = "what has no piece of its own"
+PIECES = [  # the longest ones first, or the last one would run alone
+    (PLAIN, "tests/services"),
+    (PATCHED, "tests/services"),
+    (PLAIN, "tests/hard"),
+    (PLAIN, OTHERS),
+    (PLAIN, "tests/daemon"),
+    (PATCHED, "tests/daemon"),
+    (PLAIN, "tests/cli"),
+    (PLAIN, "tests/servers"),
+    (PATCHED, "tests/servers"),
+    (PATCHED, OTHERS),
+    (PLAIN, "tests/clients"),
+    (PATCHED, "tests/clients"),
+    (PLAIN, "tests/testing"),
+]
+LANES = (os.cpu_count() or 2) + 1
+printing = threading.Lock()
 
 
-def run(passes, output=None):
-    """Run passes one after the other, and return their statuses."""
-    commands = [[sys.executable, "-m", module, *arguments] for module, arguments in passes]
-    return [subprocess.call(command, stdout=output, stderr=output and subprocess.STDOUT) for command in commands]
+def arguments_of(module, piece):
+    """What pytest is to be told, so that all of its pieces are all of the tests."""
+    if piece != OTHERS:
+        return [piece]
+    return [f"--ignore={one}" for of, one in PIECES if of == module and one != OTHERS]
 
 
-def main(arguments):
-    plain = patched = arguments
-    beside = {}
-    if not arguments:
-        patched = [f"--ignore={HARD}"]
-        plain = [*patched, *(f"--ignore={one}" for one in COMMANDS)]
-        beside["hard, plain and monkey-patched, and what runs commands, plain"] = [
-            (PLAIN, [HARD]),
-            (PATCHED, [HARD]),
-            (PLAIN, COMMANDS),
-        ]
-    beside["monkey-patched"] = [(PATCHED, patched)]
-    with ThreadPoolExecutor() as threads, ExitStack() as stack:
-        running = {}
-        for name, passes in beside.items():
-            output = stack.enter_context(tempfile.TemporaryFile())
-            running[name] = output, threads.submit(run, passes, output)
-        print(f"plain; beside it run: {'; '.join(beside)}", flush=True)
-        statuses = run([(PLAIN, plain)])
-        for name, (output, passes) in running.items():
-            statuses += passes.result()
-            print(name, flush=True)
-            output.seek(0)
+def run(module, piece, arguments):
+    """Run a piece, print what it says, and return its name and its status."""
+    name = f"{'plain' if module == PLAIN else 'monkey-patched'}: {piece}"
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryFile() as output
+    ):  # a pipe would be waited for as long as anybody has it, who was left behind
+        status = subprocess.call([sys.executable, "-m", module, *arguments], stdout=output, stderr=output)
+        output.seek(0)
+        with printing:
+            print(f"{name}, in {time.monotonic() - began:.0f} s", flush=True)
             sys.stdout.buffer.write(output.read())
             sys.stdout.flush()
-    return any(statuses)
+    return name, status
+
+
+def main(given):
+    pieces = [(module, piece, arguments_of(module, piece)) for module, piece in PIECES]
+    if given:
+        pieces = [(module, " ".join(given), given) for module in (PLAIN, PATCHED)]
+    with ThreadPoolExecutor(LANES) as lanes:
+        outcomes = list(lanes.map(run, *zip(*pieces, strict=True)))
+    failed = [name for name, status in outcomes if status]
+    print(*(f"failed: {name}" for name in failed), sep="\n")
+    return bool(failed)
 
 
 if __name__ == "__main__":
