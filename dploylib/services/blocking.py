@@ -42,6 +42,7 @@ def watch_for_blocking(seconds: float) -> Iterator[None]:
         return
     hub: Any = gevent.get_hub()
     own = None
+    gevent.sleep(0)  # a hub that has not run yet is false, and gevent's monitor thread ends when it sees such a one
     if hub.periodic_monitoring_thread is None:
         hub.periodic_monitoring_thread = own = _Monitor(hub, seconds / _LOOKS)
     monitor = hub.periodic_monitoring_thread

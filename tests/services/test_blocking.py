@@ -262,6 +262,19 @@ def test_the_hub_of_another_thread_is_watched_by_who_runs_in_it(reports):
     assert reports.of("the greenlet 'in another thread'")
 
 
+def test_a_hub_that_has_not_run_yet_is_watched_too(reports):
+    def run() -> None:
+        hub = gevent.get_hub()
+        try:
+            with watch_for_blocking(SECONDS):
+                block(reports, "the main greenlet")
+        finally:
+            hub.destroy()
+
+    offload(run)
+    assert reports.of("the main greenlet")
+
+
 def test_nothing_prints_past_the_log(watched, reports, capfd):
     named("silent", block, reports, "the greenlet 'silent'", 2).join()
     assert capfd.readouterr() == ("", "")
