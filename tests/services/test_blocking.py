@@ -267,12 +267,12 @@ def test_a_hub_that_has_not_run_yet_is_watched_too(reports):
         hub = gevent.get_hub()
         try:
             with watch_for_blocking(SECONDS):
-                block(reports, "the main greenlet")
+                block(reports, "the greenlet <ThreadPoolWorker")
         finally:
             hub.destroy()
 
     offload(run)
-    assert reports.of("the main greenlet")
+    assert reports.of("the greenlet <ThreadPoolWorker")
 
 
 def test_nothing_prints_past_the_log(watched, reports, capfd):
