@@ -6,6 +6,7 @@ time, and looks at the numbers.
 
 import argparse
 import json
+import os
 import random
 import signal
 import subprocess
@@ -62,8 +63,6 @@ def _settled(daemon: RunningDaemon) -> None:
 def _do(daemon: RunningDaemon, what: str) -> None:
     _settled(daemon)
     if what == "kill":
-        import os
-
         os.kill(daemon.processes()[0], signal.SIGKILL)
     elif what == "usr2":
         old = daemon.process
