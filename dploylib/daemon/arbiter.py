@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import select
@@ -12,24 +11,23 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import msgspec
-from gunicorn import arbiter, systemd
+from gunicorn import arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.pidfile import Pidfile
 
-from ..errors import DployError
 from .activation import activated
 from .backoff import Backoff
-from .changes import Change, changes, kept
-from .checking import Checking
-from .front_owner import FrontOwner
-from .lane import Lane
+from .front_keeper import FrontKeeper
 from .listeners import Listener, open_listeners
+from .notifying import Notifier
 from .planning import Plan
+from .reloading import Reload
 from .run_dir import RunDir
-from .worker import FRONT, SINGLE, WORKER, Worker, front_control, set_title
+from .worker import FRONT, SINGLE, WORKER, Worker, set_title
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from .application import Application
 
 __all__ = ["Arbiter"]
@@ -39,8 +37,6 @@ _LISTENERS = "DPLOYLIB_LISTENERS"
 _TICK = 1.0  # seconds, the most that the arbiter waits
 _CLOSING_TIME = 10.0  # seconds that a process has for its end after the graceful timeout, before it is killed
 _QUICK_TIME = 5.0  # the same where it is to end at once
-_READY_TIME = 60.0  # seconds that a process has to become ready, or those of a reload
-_FRONT_TIME = 10.0  # seconds that a front has to take its orders
 _SIGNALS = (*arbiter.Arbiter.SIGNALS, signal.SIGCHLD)
 _FAILED = 1  # the exit status of a daemon whose workers cannot run
 
@@ -61,15 +57,14 @@ class Arbiter(arbiter.Arbiter):
         self.plan: Plan = app.plan
         self.generation = 1
         self.started = time.time()
-        self._listeners: dict[str, Listener] = {}
-        self._run_dir: RunDir
-        self._owner: FrontOwner | None = None
-        self._reload: _Reload | None = None
+        self.listeners: dict[str, Listener] = {}
+        self.run_dir: RunDir
+        self.front = FrontKeeper(self)
+        self.notifier = Notifier(self.log)
+        self._reload: Reload | None = None
         self._again = False  # a reload was asked for while another one was going on
         self._backoff = Backoff()
-        self._announced = ""  # what systemd was told last
         self._is_up = False
-        self._dogged = 0.0
         self._wakeup, self._wakes = os.pipe()
         for end in (self._wakeup, self._wakes):
             os.set_blocking(end, False)
@@ -80,12 +75,12 @@ class Arbiter(arbiter.Arbiter):
         """Open what listens, or take it over: from who was here before, or from systemd. Raises `AddressInUse`."""
         if self.cfg.settings["umask"].get():
             os.umask(self.cfg.umask)
-        self._run_dir = self._make_run_dir()
-        self.plan = self.app.plan = with_backends(self.plan, self._run_dir.path)
+        self.run_dir = self._make_run_dir()
+        self.plan = self.app.plan = self.plan.with_backends(self.run_dir.path)
         given = json.loads(os.environ.pop(_LISTENERS, "{}"))
         if not given:
             given, self.systemd = activated(self.plan.listening, self.log)
-        self._open(self.plan, given)
+        self.listen(self.plan, given)
 
     def _make_run_dir(self) -> RunDir:
         inherited = os.environ.pop(_RUN_DIR, "")
@@ -93,11 +88,19 @@ class Arbiter(arbiter.Arbiter):
             return RunDir(inherited, self.plan.daemon.run_dir is not None)
         return RunDir.make(self.cfg.proc_name, (self.cfg.uid, self.cfg.gid), self.plan.daemon.run_dir)
 
-    def _open(self, plan: Plan, given: dict[str, int]) -> None:
+    def listen(self, plan: Plan, given: dict[str, int] | None = None) -> None:
+        """Open what is to listen by this plan and does not, or take what is given of it. Raises `AddressInUse`."""
         owner = self.cfg.uid, self.cfg.gid
-        wanted = [one for one in plan.listening if one.key not in self._listeners]
-        self._listeners |= open_listeners(wanted, given, self.cfg.backlog, owner)
-        self.LISTENERS = list(self._listeners.values())
+        wanted = [one for one in plan.listening if one.key not in self.listeners]
+        self.listeners = self.listeners | open_listeners(wanted, given or {}, self.cfg.backlog, owner)
+        self.LISTENERS = list(self.listeners.values())
+
+    def stop_listening(self, keys: Collection[str]) -> None:
+        """Close those of what listens that have these keys."""
+        for key in keys:
+            self.listeners[key].close()
+        self.listeners = {key: listener for key, listener in self.listeners.items() if key not in keys}
+        self.LISTENERS = list(self.listeners.values())
 
     def start(self) -> None:
         """Begin: write the pid file, and take signals."""
@@ -127,7 +130,7 @@ class Arbiter(arbiter.Arbiter):
         ready = sum(worker.role == WORKER and worker.state == "ready" for worker in self.WORKERS.values())
         one = f", 1 process with {', '.join(self.plan.single)}" if self.plan.single else ""
         front = ", 1 front" if self.plan.lanes else ""
-        workers = f"{ready} of {self._wanted(WORKER)} workers" if self.plan.shared else "no workers"
+        workers = f"{ready} of {self.wanted(WORKER)} workers" if self.plan.shared else "no workers"
         return f"{workers}{one}{front}"
 
     # Its loop --------------------------------------------------------------------------------------------------
@@ -135,10 +138,11 @@ class Arbiter(arbiter.Arbiter):
     def wait_for_signals(self, timeout: float | None = _TICK) -> list[int]:
         """Wait for a signal, or for what a process says."""
         sources: list[Any] = [self._wakeup, *(worker.hears for worker in self.WORKERS.values())]
-        if self._owner is not None:
-            sources.append(self._owner)
-        if self._reload is not None and self._reload.checking is not None:
-            sources.append(self._reload.checking)
+        sources += self.front.sources
+        if self._reload is not None:
+            sources += self._reload.sources
+        if self.notifier.interval is not None:
+            timeout = min(timeout or 0.0, self.notifier.interval)
         with contextlib.suppress(InterruptedError):
             select.select(sources, [], [], timeout)
         with contextlib.suppress(BlockingIOError):
@@ -157,30 +161,31 @@ class Arbiter(arbiter.Arbiter):
         set_title("arbiter", self.proc_name)
         for worker in self.WORKERS.values():
             worker.hear()
-        self._keep_front()
-        self._further_reload()
+        self.front.keep()
+        self._go_on_reloading()
         for role in (WORKER, SINGLE):
             self._keep(role)
         self._kill_overdue()
+        self._write_status()  # before anybody is told to look
         if not self._is_up and self._is_ready():
             self._became_ready()
         self._tell_systemd()
-        self._write_status()
 
-    def _wanted(self, role: str) -> int:
+    def wanted(self, role: str) -> int:
+        """How many processes of a role there should be."""
         if role == WORKER:
             return self.num_workers if self.plan.shared else 0
         return 1 if self.plan.single and self.num_workers else 0
 
-    def _of(self, role: str) -> list[Worker]:
+    def of(self, role: str) -> list[Worker]:
         """The processes of a role, the oldest first."""
         return sorted((worker for worker in self.WORKERS.values() if worker.role == role), key=lambda one: one.age)
 
-    def _current(self, role: str) -> list[Worker]:
+    def current(self, role: str) -> list[Worker]:
         """Those of them that are to stay."""
         return [
             worker
-            for worker in self._of(role)
+            for worker in self.of(role)
             if worker.generation == self.generation and worker.told_at is None and not worker.spent
         ]
 
@@ -189,31 +194,35 @@ class Arbiter(arbiter.Arbiter):
 
         Of the role SINGLE there is never more than one, not even for a moment.
         """
-        wanted, current = self._wanted(role), self._current(role)
-        others = [worker for worker in self._of(role) if worker not in current]
-        if role == SINGLE:
-            if others and (self._reload is None or not wanted):
-                self._tell_to_stop(others)
-            if others or self._reload is not None:
-                return
+        wanted, current = self.wanted(role), self.current(role)
+        others = [worker for worker in self.of(role) if worker not in current]
+        if role == SINGLE and others:
+            if not wanted or self._reload is None or not self._reload.holds_single:
+                self.tell_to_stop(others)
+            return
         missing = wanted - len(current)
-        if missing > 0 and self._backoff.is_over:
+        if missing > 0 and self.may_start:
             for _ in range(missing):
-                self._spawn(role)
+                self.spawn(role)
         elif missing < 0:
-            self._tell_to_stop(current[:-wanted] if wanted else current)
-        if others and self._reload is None and sum(one.state == "ready" for one in current) >= wanted:
-            self._tell_to_stop(others)
+            self.tell_to_stop(current[:-wanted] if wanted else current)
+        if others and self._reload is None and self.has_ready(role):
+            self.tell_to_stop(others)
+
+    def has_ready(self, role: str) -> bool:
+        """Whether as many processes of this role are ready as there should be."""
+        return sum(worker.state == "ready" for worker in self.current(role)) >= self.wanted(role)
 
     def _is_ready(self) -> bool:
-        if self.plan.lanes and self._owner is None:
-            return False
-        return all(
-            sum(worker.state == "ready" for worker in self._current(role)) >= self._wanted(role)
-            for role in (WORKER, SINGLE)
-        )
+        return (self.front.is_there or not self.plan.lanes) and self.has_ready(WORKER) and self.has_ready(SINGLE)
 
-    def _tell_to_stop(self, workers: list[Worker]) -> None:
+    @property
+    def may_start(self) -> bool:
+        """Whether a process may be started in place of one that has ended; False for a while, if many do."""
+        return self._backoff.is_over
+
+    def tell_to_stop(self, workers: list[Worker]) -> None:
+        """Let these processes finish what they do, and end."""
         for worker in workers:
             if worker.told_at is None:
                 if worker.spent:
@@ -230,13 +239,14 @@ class Arbiter(arbiter.Arbiter):
 
     # Processes -------------------------------------------------------------------------------------------------
 
-    def _spawn(self, role: str) -> None:
+    def spawn(self, role: str) -> None:
+        """Start a process of this role."""
         self.worker_age += 1
         worker: Worker = self.worker_class(
             self.worker_age, self.pid, self.LISTENERS, self.app, self.timeout / 2, self.cfg, self.log
         )
         worker.role, worker.generation, worker.plan = role, self.generation, self.plan
-        worker.listeners, worker.run_dir = self._listeners, self._run_dir.path
+        worker.listeners, worker.run_dir = self.listeners, self.run_dir.path
         worker.born = time.monotonic()
         worker.notify()  # so that its start has its time, too
         self.cfg.pre_fork(self, worker)
@@ -257,8 +267,7 @@ class Arbiter(arbiter.Arbiter):
         signal.set_wakeup_fd(-1)
         for end in (self._wakeup, self._wakes):
             os.close(end)
-        if self._owner is not None:
-            self._owner.close()
+        self.front.lose()
         for sibling in self.WORKERS.values():
             sibling.forget()
         worker.pid = os.getpid()
@@ -284,7 +293,7 @@ class Arbiter(arbiter.Arbiter):
                     self.reexec_pid = 0
                     self.log.warning("the new arbiter %d has ended", pid)
                     with contextlib.suppress(OSError):  # the front may be as the other one wanted it
-                        self._configure_front(self.plan)
+                        self.front.configure()
                     continue
                 if self._reload is not None and self._reload.reaped(pid, status):
                     continue
@@ -300,19 +309,18 @@ class Arbiter(arbiter.Arbiter):
         was_ready = worker.report["state"] == "ready"
         worker.forget()
         self.cfg.child_exit(self, worker)
-        if worker.role == FRONT and self._owner is not None and code:
-            self._lose_front()
+        if worker.role == FRONT and code:
+            self.front.lose()
         if expected or worker.told_at is not None:
             return
-        if self._reload is not None and worker.generation == self.generation and worker.role != FRONT:
-            self._reload.failed = f"{worker.role} {worker.pid} {how}"
-        elif not self._is_up and not was_ready:
+        if self._reload is not None and worker.role != FRONT and self._reload.lost(worker, how):
+            return
+        if not self._is_up and not was_ready:
             status = worker.report.get("status", _FAILED)
             raise HaltServer(f"{worker.role} {worker.pid} could not start: it {how}", status)
-        else:
-            seconds = self._backoff.next(time.monotonic() - worker.born)
-            if seconds:
-                self.log.warning("processes end soon after their start: the next one is started in %.1f s", seconds)
+        seconds = self._backoff.next(time.monotonic() - worker.born)
+        if seconds:
+            self.log.warning("processes end soon after their start: the next one is started in %.1f s", seconds)
 
     def kill_worker(self, pid: int, sig: int) -> None:
         """Send a signal to a process, if it is still there."""
@@ -327,69 +335,16 @@ class Arbiter(arbiter.Arbiter):
             if worker.aborted and worker.role == WORKER:
                 worker.report["spent"] = worker.report.get("spent") or "it was blocked"
 
-    # The front -------------------------------------------------------------------------------------------------
-
-    def _keep_front(self) -> None:
-        if self._owner is not None and select.select([self._owner], [], [], 0)[0]:
-            self.log.error("the front is gone; another one takes its place")
-            self._lose_front()
-        if self._owner is not None and not self.plan.lanes:
-            self._tell_front_to_end()
-        if self._owner is not None or not self.plan.lanes:
-            return
-        path = front_control(self._run_dir.path)
-        if not self._of(FRONT):
-            with contextlib.suppress(OSError):  # there may be one, of the arbiter before this one
-                self._owner = FrontOwner.connect(path, _FRONT_TIME)
-            if self._owner is None:
-                if not self._backoff.is_over:
-                    return
-                self._spawn(FRONT)
-        try:
-            self._owner = self._owner or _connected(path)
-            for flaw in self._configure_front(self.plan):
-                self.log.error("%s", flaw)
-        except OSError as error:
-            self._lose_front()
-            self.log.error("the front takes no orders: %s", error)
-            for front in self._of(FRONT):
-                self.kill_worker(front.pid, signal.SIGKILL)
-
-    def _configure_front(self, plan: Plan) -> list[str]:
-        if self._owner is None:
-            return []
-        descriptors = {listener.endpoint: listener.fileno() for listener in self.LISTENERS}
-        lanes = [
-            msgspec.structs.replace(
-                lane, uris=tuple(self._listeners[f"{lane.name} {uri}"].endpoint for uri in lane.uris)
-            )
-            for lane in plan.lanes
-        ]
-        return self._owner.configure(lanes, descriptors, self.cfg.graceful_timeout)
-
-    def _tell_front_to_end(self) -> None:
-        """Say that it is not needed any more. It goes on for another arbiter that needs it."""
-        if self._owner is None:
-            return
-        goes_on = False
-        with contextlib.suppress(OSError):
-            goes_on = self._owner.release()
-        self._lose_front()
-        for front in self._of(FRONT):
-            front.told_at = time.monotonic()
-            if goes_on:
-                self.WORKERS.pop(front.pid).forget()
-
-    def _lose_front(self) -> None:
-        if self._owner is not None:
-            self._owner.close()
-            self._owner = None
-
     # Signals ---------------------------------------------------------------------------------------------------
 
     def handle_hup(self) -> None:
         """SIGHUP: reload."""
         self.reload()
+
+    def handle_usr1(self) -> None:
+        """SIGUSR1: open the log files again, in all processes."""
+        super().handle_usr1()
+        self.front.reopen_logs()
 
     def handle_ttin(self) -> None:
         """SIGTTIN: one worker more."""
@@ -418,98 +373,19 @@ class Arbiter(arbiter.Arbiter):
             return
         self._stats["reloads"] += 1
         self.log.info("reloading: checking the configuration and the code")
-        self._reload = _Reload(Checking(self.app.checking))
+        self._reload = Reload(self)
         self._tell_systemd()
 
-    def _further_reload(self) -> None:
-        """Go on with a reload, as far as it can go now."""
+    def _go_on_reloading(self) -> None:
         changed = {worker.report.pop("changed") for worker in self.WORKERS.values() if "changed" in worker.report}
         if changed:
             self.log.info("%s changed", ", ".join(changed))
             self.reload()
-        reload = self._reload
-        if reload is None:
-            return
-        if reload.checking is not None:
-            outcome = reload.checking.outcome()
-            if outcome is None:
-                return
-            reload.checking = None
-            if isinstance(outcome, str):
-                self._abandon_reload(outcome)
-                return
-            self._start_generation(reload, outcome)
-        if reload.failed:
-            self._roll_back(reload)
-        elif time.monotonic() > reload.due:
-            reload.failed = f"the new workers were not ready within {_READY_TIME:g} s"
-            self._roll_back(reload)
-        elif sum(one.state == "ready" for one in self._current(WORKER)) >= self._wanted(WORKER):
-            self._commit(reload)
-
-    def _start_generation(self, reload: _Reload, plan: Plan) -> None:
-        """Start workers by the new plan, beside those that there are."""
-        reload.old = self.plan, self.cfg, self.num_workers, self._listeners
-        reload.due = time.monotonic() + _READY_TIME
-        reload.changes = changes(self.plan, plan)
-        plan = with_backends(kept(self.plan, plan), self._run_dir.path)
-        try:
-            self._listeners = dict(self._listeners)
-            self.app.plan = plan
-            self.app.do_load_config()
-            self._open(plan, {})
-        except DployError as error:
-            reload.failed = str(error)
-            return
-        self.plan = plan
-        self.setup(self.app)
-        self.generation += 1
-        self.log.info("reloading: starting %d workers", self._wanted(WORKER))
-
-    def _roll_back(self, reload: _Reload) -> None:
-        new = [
-            worker for worker in self.WORKERS.values() if worker.generation == self.generation and worker.role != FRONT
-        ]
-        plan, cfg, num_workers, listeners = reload.old
-        if self.plan is not plan:
-            self._tell_to_stop(new)
-            self.generation -= 1
-        for key in self._listeners.keys() - listeners.keys():
-            self._listeners[key].close()
-        self._listeners, self.LISTENERS = listeners, list(listeners.values())
-        self.plan = self.app.plan = plan
-        self.app.cfg = cfg
-        self.setup(self.app)
-        self.num_workers = num_workers
-        self._abandon_reload(reload.failed)
-
-    def _abandon_reload(self, why: str) -> None:
-        self.log.error("not reloaded, nothing has changed: %s", why)
-        self._end_reload()
-
-    def _commit(self, reload: _Reload) -> None:
-        """The new workers are ready: the old ones may stop."""
-        try:
-            flaws = self._configure_front(self.plan)
-        except OSError as error:
-            self._lose_front()
-            flaws = [str(error)]
-        for key in self._listeners.keys() - {one.key for one in self.plan.listening}:
-            self._listeners.pop(key).close()
-        self.LISTENERS = list(self._listeners.values())
-        self.cfg.on_reload(self)
-        for change in reload.changes:
-            (self.log.info if change.applied else self.log.warning)("%s", change)
-        for flaw in flaws:
-            self.log.warning("%s", flaw)
-        self.log.info("reloaded")
-        self._end_reload()
-
-    def _end_reload(self) -> None:
-        self._reload = None
-        if self._again:
-            self._again = False
-            self.reload()
+        if self._reload is not None and self._reload.go_on():
+            self._reload = None
+            if self._again:
+                self._again = False
+                self.reload()
 
     # A second arbiter, and the end ------------------------------------------------------------------------------
 
@@ -517,8 +393,8 @@ class Arbiter(arbiter.Arbiter):
         """Start another arbiter beside this one, which takes over what listens, and the front."""
         for listener in self.LISTENERS:
             os.set_inheritable(listener.fileno(), True)
-        handed_over = {key: listener.fileno() for key, listener in self._listeners.items()}
-        self.cfg.env_orig |= {_LISTENERS: json.dumps(handed_over), _RUN_DIR: self._run_dir.path}
+        handed_over = {key: listener.fileno() for key, listener in self.listeners.items()}
+        self.cfg.env_orig |= {_LISTENERS: json.dumps(handed_over), _RUN_DIR: self.run_dir.path}
         # As it was called: by -m, and with the options of the interpreter.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         super().reexec()
@@ -534,28 +410,26 @@ class Arbiter(arbiter.Arbiter):
                 listener.own()
             # systemd has noted that we are no child of its own, as we were not then, and would wait for nobody when it
             # stops us. It looks again only when the main process is another one.
-            for pid in (*list(self.WORKERS)[:1], self.pid):
-                self._notify(f"MAINPID={pid}")
-            self._announced = ""
+            self.notifier.hand_over(*list(self.WORKERS)[:1], self.pid)
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the processes: running handlers have the graceful timeout, if it is to be graceful."""
         if self.reexec_pid:  # that one goes on, and to systemd, so does the service
-            self._notify(f"MAINPID={self.reexec_pid}")
+            self.notifier.hand_over(self.reexec_pid)
         else:
             self._tell_systemd("STOPPING=1\nSTATUS=stopping")
         alone = self.reexec_pid == self.master_pid == 0
         self._end_processes(graceful)
         for listener in self.LISTENERS:
             listener.close(unlink=alone and not self.systemd)
-        self.LISTENERS, self._listeners = [], {}
+        self.LISTENERS, self.listeners = [], {}
         if alone:
-            self._run_dir.remove()
+            self.run_dir.remove()
 
     def _end_processes(self, graceful: bool) -> None:
-        if self._reload is not None and self._reload.checking is not None:
-            self._reload.checking.close()
-        self._tell_front_to_end()
+        if self._reload is not None:
+            self._reload.close()
+        self.front.release()
         until = time.monotonic() + (self.cfg.graceful_timeout + _CLOSING_TIME if graceful else _QUICK_TIME)
         self._tell_all(signal.SIGTERM if graceful else signal.SIGQUIT)
         while self.WORKERS and time.monotonic() < until:
@@ -580,10 +454,6 @@ class Arbiter(arbiter.Arbiter):
 
     # What it says ----------------------------------------------------------------------------------------------
 
-    def _notify(self, state: str) -> None:
-        if state:
-            systemd.sd_notify(state, self.log)
-
     def _tell_systemd(self, state: str = "") -> None:
         """Say how the service is, and that it lives. While there are two arbiters, the first one says how it is."""
         if not state:
@@ -593,24 +463,12 @@ class Arbiter(arbiter.Arbiter):
                 state = f"READY=1\nSTATUS={self._summary()}"
             else:
                 state = "STATUS=starting"
-        if state != self._announced and not self.master_pid:
-            self._announced = state
-            if state.startswith("RELOADING"):
-                state += f"\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
-            self._notify(state)
-        watchdog = int(os.environ.get("WATCHDOG_USEC") or 0) / 1e6
-        if watchdog and time.monotonic() - self._dogged > min(watchdog / 4, _TICK):
-            self._dogged = time.monotonic()
-            self._notify("WATCHDOG=1")
+        if not self.master_pid:
+            self.notifier.say(state)
+        self.notifier.feed()
 
     def _write_status(self) -> None:
         """Write what `dploylib status` reads."""
-        front: dict[str, Any] = {}
-        if self._owner is not None:
-            try:
-                front = self._owner.status()
-            except OSError:
-                self._lose_front()
         state = "reloading" if self._reload is not None else "ready" if self._is_ready() else "starting"
         status = {
             "name": self.cfg.proc_name,
@@ -631,47 +489,9 @@ class Arbiter(arbiter.Arbiter):
                 }
                 for worker in self.WORKERS.values()
             ],
-            "front": front,
+            "front": self.front.status(),
         }
-        self._run_dir.write_status(status)
-
-
-class _Reload:
-    """A reload that is going on."""
-
-    def __init__(self, checking: Checking) -> None:
-        self.checking: Checking | None = checking
-        self.changes: list[Change] = []
-        self.failed = ""
-        self.due = 0.0
-        self.old: Any = None
-
-    def reaped(self, pid: int, status: int) -> bool:
-        """Take note of the end of the child that checks; False for another one."""
-        return self.checking is not None and self.checking.reaped(pid, status)
-
-
-def with_backends(plan: Plan, run_dir: str) -> Plan:
-    """The plan with the endpoints at which workers find their lanes: short ones, since such paths must be."""
-    lanes = [msgspec.structs.replace(lane, backend=_backend(lane, run_dir)) for lane in plan.lanes]
-    return msgspec.structs.replace(plan, lanes=lanes)
-
-
-def _backend(lane: Lane, run_dir: str) -> str:
-    name = hashlib.sha256(f"{lane.server}.{lane.socket}".encode()).hexdigest()[:8]
-    return f"ipc://{os.path.join(run_dir, name)}"
-
-
-def _connected(path: str) -> FrontOwner:
-    """A connection to a front that was just started."""
-    ends = time.monotonic() + _FRONT_TIME
-    while True:
-        try:
-            return FrontOwner.connect(path, _FRONT_TIME)
-        except (FileNotFoundError, ConnectionRefusedError):
-            if time.monotonic() > ends:
-                raise
-            time.sleep(0.02)
+        self.run_dir.write_status(status)
 
 
 def _signal_name(number: int) -> str:

@@ -7,6 +7,7 @@ What they say there is in `front_owner`. One front may have two of them, while o
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 __all__ = ["Front"]
 
@@ -17,12 +18,15 @@ class Front:
     """What an arbiter runs in a process that it has forked: importing and making it needs neither gevent nor zmq.
 
     `control_path` is of the unix socket for its owners, in a directory that is for us alone. It waits `patience`
-    seconds for the first one.
+    seconds for the first one. `reopen_logs` opens the log files again, when an owner says so.
     """
 
-    def __init__(self, control_path: str, patience: float = 10.0) -> None:
+    def __init__(
+        self, control_path: str, patience: float = 10.0, reopen_logs: Callable[[], None] = lambda: None
+    ) -> None:
         self.control_path = control_path
         self.patience = patience
+        self.reopen_logs = reopen_logs
 
     def run(self) -> None:
         """Serve until there is no owner any more. Raises `AddressInUse` when another front is at this path.
@@ -34,4 +38,4 @@ class Front:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         from .front_control import FrontControl
 
-        FrontControl(self.control_path, self.patience).run()
+        FrontControl(self.control_path, self.patience, self.reopen_logs).run()

@@ -9,7 +9,7 @@ import logging
 import os
 import socket as std_socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -79,7 +79,8 @@ class _Owner:
 class FrontControl:
     """A front while it runs. See `Front` for the arguments."""
 
-    def __init__(self, control_path: str, patience: float) -> None:
+    def __init__(self, control_path: str, patience: float, reopen_logs: Callable[[], None]) -> None:
+        self._reopen_logs = reopen_logs
         self._path = control_path
         self._patience = patience
         self._graceful_timeout = _GRACEFUL_TIMEOUT
@@ -191,6 +192,9 @@ class FrontControl:
                 return {"errors": [str(error)]}
             with self._configuring:
                 return {"errors": self._configure(owner, lanes, descriptors, request["graceful_timeout"])}
+        if request["do"] == "reopen_logs":
+            self._reopen_logs()
+            return {}
         raise ValueError(f"an owner wants what there is not: {request['do']!r}")
 
     # Lanes -----------------------------------------------------------------------------------------------------

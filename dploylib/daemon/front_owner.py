@@ -69,6 +69,10 @@ class FrontOwner:
         """What the front has done, by lane, and which workers it knows."""
         return self._ask({"do": "status"})
 
+    def reopen_logs(self) -> None:
+        """Let the front open its log files again."""
+        self._ask({"do": "reopen_logs"})
+
     def release(self) -> bool:
         """Say that the front is not needed here any more. Returns whether it goes on, for others."""
         try:

@@ -61,6 +61,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """What is spread over them."""
         return "messages" if self.lanes else "connections"
 
+    def with_backends(self, run_dir: str) -> Plan:
+        """The same, with the endpoints at which workers find their lanes: short ones, since such paths must be."""
+        return msgspec.structs.replace(self, lanes=[_with_backend(lane, run_dir) for lane in self.lanes])
+
 
 def make_plan(service: Service, settings: Settings, given: Mapping[str, Any]) -> Plan:
     """The plan for a service with these settings; `given` are those of the command line.
@@ -218,6 +222,11 @@ def _unshareable(description: SocketDescription, uri: str) -> str | None:
     if description.socket_type == "dealer" and description.input_handler is not None:
         return None
     return _FOR_ONE.get(description.socket_type)
+
+
+def _with_backend(lane: Lane, run_dir: str) -> Lane:
+    name = hashlib.sha256(f"{lane.server}.{lane.socket}".encode()).hexdigest()[:8]
+    return msgspec.structs.replace(lane, backend=f"ipc://{os.path.join(run_dir, name)}")
 
 
 def _digests(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:

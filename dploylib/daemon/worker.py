@@ -77,6 +77,7 @@ class Worker(base.Worker):
         self.hears, self._says = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.hears.setblocking(False)
         self._says.setblocking(False)
+        self._state = "starting"
         self._service: Any = None
 
     # Seen from the arbiter -------------------------------------------------------------------------------------
@@ -136,7 +137,8 @@ class Worker(base.Worker):
             self.run()
         except Exception as error:  # noqa: BLE001 - whatever it is, the arbiter is told
             status = code.tell(error)
-            self._say(state="failed", status=status)
+            self._state = "failed"
+            self._say(status=status)
             sys.exit(status)
 
     def _take_signals(self) -> None:
@@ -170,7 +172,8 @@ class Worker(base.Worker):
         self._begin_to_live()
         with on_signals(_STARTING_SIGNALS, self._on_signal), watch_for_blocking(service.max_blocking or 1.0):
             self.app.code.start(service)
-            self._say(state="ready")
+            self._state = "ready"
+            self._report()
             try:
                 service.wait()
             finally:
@@ -215,7 +218,8 @@ class Worker(base.Worker):
     def _live(self, sleep: Any) -> None:
         due = 0.0
         while True:
-            self.notify()
+            if self._service is None or self._service.coordinator.hubs_have_run():
+                self.notify()
             due -= self._beat
             if due <= 0:
                 due = _REPORTING
@@ -252,11 +256,9 @@ class Worker(base.Worker):
         self._say(rss=resident, counts=counts, restarts=self._service.restarts, spent=spent)
 
     def _say(self, **report: Any) -> None:
-        try:
-            self._says.send(json.dumps(report).encode())
-        except OSError:  # the arbiter is gone, or does not listen just now; there will be another report
-            if "state" in report:
-                log.warning("the arbiter cannot be told: %s", report)
+        """Tell the arbiter. What it does not hear, since it is busy or gone, the next report brings."""
+        with contextlib.suppress(OSError):
+            self._says.send(json.dumps({"state": self._state, **report}).encode())
 
     def _watch_code(self) -> None:
         from gunicorn.reloader import reloader_engines
@@ -270,8 +272,9 @@ class Worker(base.Worker):
 
         self.booted = True
         self._begin_to_live()
-        self._say(state="ready")
-        Front(front_control(self.run_dir)).run()
+        self._state = "ready"
+        self._report()
+        Front(front_control(self.run_dir), reopen_logs=self.log.reopen_files).run()
 
 
 def set_title(role: str, name: str) -> None:

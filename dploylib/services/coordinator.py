@@ -155,6 +155,10 @@ class ServerCoordinator:
         log.error("server %s goes on although it was killed, and is left behind", run.name)
         self.server_ended(run, None)
 
+    def hubs_have_run(self) -> bool:
+        """Whether the hubs of all servers have run since this was called last. They do in the caller's hub, here."""
+        return True
+
     def server_ready(self, run: ServerRun) -> None:
         """Called when a server has said that it is ready. A subclass that has to learn its endpoints may defer it."""
         if run.server is not None:
@@ -324,7 +328,8 @@ class ServerCoordinator:
             self.kill(run)
         gevent.wait([run.ended for run in self._alive()], timeout=_DYING_TIME)
         for run in self._alive():
-            self.abandon(run)
+            if not run.ended.is_set():  # while others were given up
+                self.abandon(run)
 
     def _close(self) -> None:
         try:

@@ -43,6 +43,10 @@ class ThreadedServerCoordinator(ServerCoordinator):
         self._threads[run].close_sockets()
         super().abandon(run)
 
+    def hubs_have_run(self) -> bool:
+        """Whether the hubs of all threads have run since this was called last."""
+        return all([thread.hub_has_run() for thread in self._threads.values()])
+
     def _gone(self, run: ServerRun) -> None:
         self._threads.pop(run).gone.set()
 
@@ -71,6 +75,7 @@ class _ServerThread:
         self._home: Any = gevent.get_hub()
         self._hub: Any = None  # of the thread, while others may ask it for something
         self._killed = False
+        self._has_run = True
         self._lock = new_lock()
         start_thread(self._main)
 
@@ -83,6 +88,17 @@ class _ServerThread:
     def close_sockets(self) -> None:
         """Close the sockets of the server. Called in the thread that made this."""
         self._call(self._context.close, _CLOSING_LINGER)
+
+    def hub_has_run(self) -> bool:
+        """Whether the hub of the thread has run since this was called last, if it is there. Called as the others."""
+        has_run = self._has_run or self._hub is None
+        if has_run:
+            self._has_run = False
+            self._call(self._note_run)
+        return has_run
+
+    def _note_run(self) -> None:
+        self._has_run = True
 
     def _call(self, function: Any, *args: Any) -> None:
         """Call a function in the hub of the thread, if that still is there."""

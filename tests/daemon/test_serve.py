@@ -413,7 +413,7 @@ def test_inproc_endpoints_of_servers_in_different_processes_are_refused(tmp_path
 def test_a_worker_that_is_blocked_is_replaced(tmp_path, balance):
     configuration = configured({"told": {}})
     with RunningDaemon(
-        tmp_path, "-w", "2", "--balance", balance, "--timeout", "1", configuration=configuration
+        tmp_path, "-w", "2", "--balance", balance, "--timeout", "3", configuration=configuration
     ) as daemon:
         before = daemon.processes()
         with zmq.Context() as context, context.socket(zmq.REQ) as req:
@@ -421,7 +421,7 @@ def test_a_worker_that_is_blocked_is_replaced(tmp_path, balance):
             req.connect(daemon.endpoint("echo.told"))
             req.send_multipart([b"", b"text/plain", b"block 60"])
             daemon.wait_logged("WORKER TIMEOUT")
-            daemon.wait_logged("nothing else ran for more than 1 s")
+            daemon.wait_logged("nothing else ran for more than 3 s")
             wait_until(lambda: len(daemon.processes()) == 2 and daemon.processes() != before)
             if balance == "messages":
                 assert req.poll(10_000)
@@ -429,9 +429,39 @@ def test_a_worker_that_is_blocked_is_replaced(tmp_path, balance):
         assert "told" in daemon.log  # the stack says who it was
 
 
+@pytest.mark.parametrize("coordinator", ["ThreadedServerCoordinator", "ProcessServerCoordinator"])
+def test_a_worker_is_replaced_when_one_of_its_servers_is_blocked_in_a_thread_or_process_of_its_own(
+    tmp_path, coordinator
+):
+    code = f"""
+from dploylib.services import {coordinator}
+
+service = Service(coordinator={coordinator}())
+service.add_server("echo", Echo)
+service.add_server("inner", Inner)
+"""
+    configuration = configured({"told": {}})
+    configuration["servers"]["inner"] = {"inner": {"uri": "tcp://127.0.0.1:*"}}
+    with RunningDaemon(
+        tmp_path, "-w", "2", "--balance", "messages", "--timeout", "3", configuration=configuration, code=code
+    ) as daemon:
+        before = daemon.processes()
+        assert daemon.ask("wait 5", "echo.told").endswith(" wait")
+        assert "TIMEOUT" not in daemon.log
+        with zmq.Context() as context, context.socket(zmq.REQ) as req:
+            req.linger = 0
+            req.connect(daemon.endpoint("echo.told"))
+            req.send_multipart([b"", b"text/plain", b"block 60"])
+            daemon.wait_logged("WORKER TIMEOUT")
+            wait_until(lambda: len(daemon.processes()) == 2 and daemon.processes() != before)
+            assert req.poll(10_000)
+            assert b"urn:dploylib:worker-lost" in req.recv_multipart()[-1]
+        assert daemon.ask("y", "inner.inner").endswith(" y")
+
+
 def test_a_worker_that_waits_is_not_blocked(tmp_path):
-    with RunningDaemon(tmp_path, "--timeout", "1", configuration=configured({"told": {}})) as daemon:
-        assert daemon.ask("wait 3", "echo.told").endswith(" wait")
+    with RunningDaemon(tmp_path, "--timeout", "3", configuration=configured({"told": {}})) as daemon:
+        assert daemon.ask("wait 5", "echo.told").endswith(" wait")
         assert "TIMEOUT" not in daemon.log
 
 
