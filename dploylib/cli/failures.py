@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import click
 
+from .. import targets
 from ..errors import (
     ConfigurationError,
     DployError,
@@ -87,7 +88,7 @@ def reported(how: Callable[[Failure], None] = tell) -> Iterator[None]:
 
 
 def users_traceback(error: BaseException) -> TracebackType | None:
-    """The traceback of `error` from the first call on that is neither this package's nor the import system's.
+    """The traceback of `error` from the first call on that is neither the command line's nor the import system's.
 
     It has all calls when there is no other one: then the mistake may be ours. A syntax error needs none.
     """
@@ -98,7 +99,7 @@ def users_traceback(error: BaseException) -> TracebackType | None:
 
 
 def _leads_to_users_code(file: str) -> bool:
-    return file.startswith(("<frozen importlib", _HERE)) or file == importlib.__file__
+    return file.startswith(("<frozen importlib", _HERE)) or file in (importlib.__file__, targets.__file__)
 
 
 _HERE = os.path.join(os.path.dirname(__file__), "")

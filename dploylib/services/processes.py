@@ -142,10 +142,6 @@ class ProcessServerCoordinator(ServerCoordinator):
         if run in self._processes:
             self._processes[run].is_ready()
 
-    def hubs_have_run(self) -> bool:
-        """Whether the hubs of all processes have run since this was called last."""
-        return all([process.hub_has_run() for process in self._processes.values()])
-
     def _ended(self, run: ServerRun, error: BaseException | None) -> None:
         del self._processes[run]
         self.server_ended(run, error)
@@ -179,7 +175,6 @@ class _Process:
         self._endpoints: dict[str, list[str]] | None = None
         self._error: BaseException | None = None
         self._has_said_why = False  # it ended
-        self._has_run = True
         self._popen: Any = None
         self._killed = False
 
@@ -223,15 +218,6 @@ class _Process:
         if self._popen is not None:
             self._popen.kill()
 
-    def hub_has_run(self) -> bool:
-        """Whether the hub of the process has run since this was called last, if its server is ready."""
-        has_run = self._has_run
-        if has_run and self._run.ready.is_set():
-            self._has_run = False
-            with contextlib.suppress(OSError):  # it ends
-                self._channel.send(b".")
-        return has_run
-
     def _check_ready(self) -> None:
         if self._subscribed and self._endpoints is not None:
             self._run.endpoints = self._endpoints
@@ -257,8 +243,6 @@ class _Process:
         elif kind == "endpoints":
             self._endpoints = content
             self._check_ready()
-        elif kind == "run":
-            self._has_run = True
         else:
             self._has_said_why = True
             self._error = content and _unpacked(content)
@@ -357,10 +341,7 @@ def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
                 run.end_at_once()
 
         loop = gevent.get_hub().loop
-        coordinator.listen(
-            asked=lambda: loop.run_callback_threadsafe(coordinator.say, "run", None),
-            gone=lambda: loop.run_callback_threadsafe(run.end_at_once),
-        )
+        coordinator.when_gone(lambda: loop.run_callback_threadsafe(run.end_at_once))
         with on_signals((signal.SIGTERM,), end), watch_for_blocking(job.max_blocking):
             serving.start()
             serving.join()
@@ -400,9 +381,9 @@ class _Coordinator:
         self._said.put(None)
         self._sent.acquire(timeout=_READING_TIME)
 
-    def listen(self, asked: Callable[[], Any], gone: Callable[[], Any]) -> None:
-        """Call these in another thread: when it asks whether the hub runs, and when it has gone, or says to end."""
-        start_thread(self._listen, asked, gone)
+    def when_gone(self, call: Callable[[], Any]) -> None:
+        """Call this in another thread when the coordinator's process has ended, or wants this one to end."""
+        start_thread(self._watch, call)
 
     def _send(self) -> None:
         with contextlib.suppress(OSError):
@@ -411,11 +392,10 @@ class _Coordinator:
                 self._stream.flush()
         self._sent.release()
 
-    def _listen(self, asked: Callable[[], Any], gone: Callable[[], Any]) -> None:
+    def _watch(self, call: Callable[[], Any]) -> None:
         with contextlib.suppress(OSError):
-            while self._channel.recv(1):
-                asked()
-        gone()
+            self._channel.recv(1)  # nothing is ever sent
+        call()
         gevent.monkey.get_original("time", "sleep")(_DYING_TIME)
         os._exit(1)  # the hub is blocked
 

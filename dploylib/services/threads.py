@@ -45,7 +45,7 @@ class ThreadedServerCoordinator(ServerCoordinator):
 
     def hubs_have_run(self) -> bool:
         """Whether the hubs of all threads have run since this was called last."""
-        return all([thread.hub_has_run() for thread in self._threads.values()])
+        return all(thread.hub_has_run() for thread in self._threads.values())
 
     def _gone(self, run: ServerRun) -> None:
         self._threads.pop(run).gone.set()

@@ -533,7 +533,9 @@ def test_what_was_not_received_yet_is_kept_when_the_publisher_changes_its_key(se
     """libzmq drops it, and puts together what it had begun to read and what comes next."""
     server = secured("pub", pair=OTHER_SERVER, authorized={CLIENT.public})
     with ListeningClient(server.endpoint, security=curve("client", "server", "other")) as client:
-        wait_until(lambda: client.connected and server.published > 20)
+        client.receive(timeout=TIMEOUT)
+        published = server.published
+        wait_until(lambda: server.published > published + 20)
         server.close()
         secured("pub", server.endpoint, news=[b"later", b"text/plain", b"rain"], **settings_of("CURVE"))
         wait_until(lambda: client.reconnections)

@@ -1,11 +1,13 @@
 """`dploylib serve`: the processes that it runs, its signals and reloads, and what is left of it."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import zmq
@@ -31,6 +33,24 @@ def running(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def open_files(pid: int) -> set[str]:
+    """The paths of what this process has open."""
+    found = set()
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(one))
+    return found
+
+
+def killed(pid: int) -> bool:
+    """Kill this process; False when there is none: what the status says may be a second old."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def serve(directory, *arguments, code="", configuration=None):
@@ -308,6 +328,26 @@ def test_log_files_are_opened_again(tmp_path):
         wait_until(lambda: "2 workers" in file.read_text() and "is at" in file.read_text())
 
 
+@pytest.mark.parametrize("upgraded", [False, True], ids=["of this arbiter", "of the arbiter before"])
+def test_the_front_opens_its_log_files_again_too(tmp_path, upgraded):
+    file, moved = tmp_path / "the.log", tmp_path / "old.log"
+    with RunningDaemon(tmp_path, "-w", "2", "--log-file", str(file)) as daemon:
+        [front] = daemon.processes("front")
+        if upgraded:
+            daemon.send(signal.SIGUSR2)
+            wait_until(lambda: file.read_text().count("ready: ") == 2)
+            daemon.send(signal.SIGTERM)
+            assert daemon.process.wait(30) == 0
+            wait_until(lambda: daemon.pidfile.exists() and daemon.status()["pid"] == int(daemon.pidfile.read_text()))
+        arbiter = daemon.status()["pid"]
+        file.rename(moved)
+        os.kill(arbiter, signal.SIGUSR1)
+        for pid in (arbiter, front, *daemon.processes()):
+            wait_until(lambda pid=pid: str(file) in open_files(pid) and str(moved) not in open_files(pid))
+        os.kill(arbiter, signal.SIGTERM)
+        wait_until(lambda: not running(arbiter) and not running(front))
+
+
 @BALANCE
 def test_a_second_arbiter_takes_the_place_of_the_first(tmp_path, balance):
     with RunningDaemon(tmp_path, "-w", "2", "--balance", balance) as daemon:
@@ -389,6 +429,43 @@ def test_a_server_of_which_there_is_one_is_never_in_two_processes_and_is_started
             )
 
 
+def test_a_reload_is_taken_back_when_the_server_of_which_there_is_one_cannot_start(tmp_path):
+    configuration = configured(servers=NEWS_SOCKETS, daemon={"servers": {"news": {"workers": 1}}})
+    with RunningDaemon(tmp_path, "-w", "2", code=NEWS, configuration=configuration) as daemon:
+        before, [single] = daemon.processes(), daemon.processes("single")
+        text = daemon.service.read_text()
+        daemon.service.write_text(f"{text}\nNews.setup = lambda self: 1 / 0\n")
+        daemon.send(signal.SIGHUP)
+        daemon.wait_logged("not reloaded, nothing has changed: single")
+        daemon.service.write_text(text)  # or the one that takes its place could not start either
+        wait_until(lambda: daemon.processes() == before and daemon.processes("single") not in ([], [single]))
+        assert "reloaded\n" not in daemon.log.replace("not reloaded", "")
+        assert daemon.ask("x", "news.announce").endswith(" x")
+        daemon.reload()
+        wait_until(lambda: len(daemon.processes()) == 2 and not set(before) & set(daemon.processes()))
+
+
+def test_a_single_process_that_is_killed_while_a_reload_is_checked_is_started_again(tmp_path):
+    configuration = configured(servers=NEWS_SOCKETS, daemon={"servers": {"news": {"workers": 1}}})
+    go_on = tmp_path / "go_on"
+    with RunningDaemon(tmp_path, "-w", "2", code=NEWS, configuration=configuration) as daemon:
+        before, [single] = daemon.processes(), daemon.processes("single")
+        text = daemon.service.read_text()
+        daemon.service.write_text(
+            f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.02)\n{text}"
+        )
+        daemon.send(signal.SIGHUP)
+        daemon.wait_logged("reloading: checking the configuration and the code")
+        os.kill(single, signal.SIGKILL)
+        os.kill(before[0], signal.SIGKILL)
+        daemon.wait_logged("was ended by SIGKILL", 2)
+        assert daemon.ask("x")
+        go_on.touch()
+        daemon.wait_logged("reloaded\n")
+        assert "not reloaded" not in daemon.log
+        assert daemon.ask("x", "news.announce").endswith(" x")
+
+
 def test_inproc_endpoints_work_when_both_servers_are_in_every_worker(tmp_path):
     code = "\nservice.add_server('inner', Inner)\n"
     inner = {"inner": {"inner": {"uri": "inproc://inner"}}}
@@ -429,22 +506,16 @@ def test_a_worker_that_is_blocked_is_replaced(tmp_path, balance):
         assert "told" in daemon.log  # the stack says who it was
 
 
-@pytest.mark.parametrize("coordinator", ["ThreadedServerCoordinator", "ProcessServerCoordinator"])
-def test_a_worker_is_replaced_when_one_of_its_servers_is_blocked_in_a_thread_or_process_of_its_own(
-    tmp_path, coordinator
-):
-    code = f"""
-from dploylib.services import {coordinator}
+def test_a_worker_is_replaced_when_one_of_its_servers_is_blocked_in_a_thread_of_its_own(tmp_path):
+    code = """
+from dploylib.services import ThreadedServerCoordinator
 
-service = Service(coordinator={coordinator}())
+service = Service(coordinator=ThreadedServerCoordinator())
 service.add_server("echo", Echo)
 service.add_server("inner", Inner)
 """
-    configuration = configured({"told": {}})
-    configuration["servers"]["inner"] = {"inner": {"uri": "tcp://127.0.0.1:*"}}
-    with RunningDaemon(
-        tmp_path, "-w", "2", "--balance", "messages", "--timeout", "3", configuration=configuration, code=code
-    ) as daemon:
+    configuration = configured({"told": {}}, {"inner": {"inner": {"uri": "tcp://127.0.0.1:*"}}})
+    with RunningDaemon(tmp_path, "-w", "2", "--timeout", "3", configuration=configuration, code=code) as daemon:
         before = daemon.processes()
         assert daemon.ask("wait 5", "echo.told").endswith(" wait")
         assert "TIMEOUT" not in daemon.log
@@ -491,8 +562,7 @@ def test_a_worker_is_replaced_when_it_uses_too_much_memory(tmp_path):
 def test_workers_that_keep_ending_are_started_again_more_and_more_slowly(tmp_path):
     with RunningDaemon(tmp_path, configuration=configured({"told": {}})) as daemon:
         for number in range(3):
-            pid = wait_until(lambda: next(iter(daemon.processes()), 0))
-            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: any(killed(pid) for pid in daemon.processes()))
             daemon.wait_logged("was ended by SIGKILL", number + 1)
         daemon.wait_logged("processes end soon after their start: the next one is started in 0.")
         wait_until(daemon.processes)
@@ -565,6 +635,8 @@ def test_the_module_can_be_imported_before_the_workers_fork(tmp_path):
         checking, *others = map(int, (tmp_path / "imported").read_text().split())
         assert others == [daemon.process.pid]
         assert checking != daemon.process.pid
+        daemon.reload()
+        assert "the code is as it was, since it is preloaded" in daemon.log
 
 
 def test_status_sees_one_service_and_says_whether_it_is_ready(tmp_path):

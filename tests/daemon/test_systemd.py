@@ -1,6 +1,7 @@
 """What `dploylib serve` and systemd say to each other: the tests are systemd, with a real socket and descriptors."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -119,6 +120,22 @@ def test_the_watchdog_is_fed(tmp_path, systemd):
     with RunningDaemon(tmp_path, environment=systemd.environment(WATCHDOG_USEC="400000")):
         for _ in range(3):
             systemd.hear("WATCHDOG")
+
+
+def test_the_watchdog_is_fed_while_a_front_takes_no_orders(tmp_path, systemd):
+    """As long as it takes to find out, and to have another one: systemd would end all of it."""
+    environment = systemd.environment(WATCHDOG_USEC="4000000")
+    with RunningDaemon(tmp_path, "-w", "2", environment=environment) as daemon:
+        assert systemd.hear("READY")
+        (front,) = daemon.processes("front")
+        os.kill(front, signal.SIGSTOP)
+        fed = []
+        while "the front takes no orders" not in daemon.log:
+            systemd.hear("WATCHDOG")
+            fed.append(time.monotonic())
+        assert max(after - before for before, after in itertools.pairwise(fed)) < 4
+        wait_until(lambda: daemon.processes("front") not in ([], [front]))
+        assert daemon.ask("x")
 
 
 def test_an_upgrade_hands_the_service_over_when_the_first_arbiter_ends(tmp_path, systemd):

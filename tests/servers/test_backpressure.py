@@ -148,7 +148,7 @@ def test_what_a_publisher_loses_is_counted_once_for_each_time_that_a_subscriber_
             server.publish(name)
             good.receive()
             got += numbers(stalled)
-        assert len(got) - before >= 2 * MARK  # as much as fits
+        assert len(got) - before > MARK  # both marks, less what libzmq has not yet heard was read (pipe.cpp: lwm)
         gaps = sum(after != before + 1 for before, after in pairwise(got))
         assert socket.dropped == gaps >= times
     assert socket.sent == server.published

@@ -2,6 +2,7 @@
 
 import linecache
 import logging
+import os
 import re
 import sys
 import time
@@ -19,6 +20,7 @@ from dploylib.services.blocking import _Watch
 
 PATIENCE = 20.0  # seconds
 SECONDS = 0.05  # that are too long
+SLEEP = get_original("time", "sleep")
 allocate_lock = get_original("_thread", "allocate_lock")
 
 
@@ -95,6 +97,32 @@ class Blocked(Server):
         while self.reports.lacks("server.among: the handler Blocked.among_others"):
             self.reports.came.acquire(timeout=1)
         return "done"
+
+
+class Held(Server):
+    @bind_in("request", "rep")
+    def request(self, socket: Any, received: Any) -> str:
+        """Blocks the hub until there is a file of this name."""
+        while not os.path.exists(received.text):
+            SLEEP(0.01)
+        return "done"
+
+
+@pytest.mark.own_hub("a hub that is blocked cannot ask")
+@pytest.mark.one_process("serve refuses processes")
+def test_it_is_known_whether_the_hubs_of_servers_have_run(start, ask, wait_until, tmp_path):
+    service = start(held=Held, other=Held)
+    have_run = service.coordinator.hubs_have_run
+    for _ in range(3):
+        wait_until(have_run)
+    asking = gevent.spawn(ask, service.endpoints["held"]["request"], str(tmp_path / "go"))
+    gevent.sleep(0.1)
+    wait_until(lambda: not any(have_run() or gevent.sleep(0.01) for _ in range(20)))
+    assert not asking.ready()
+    (tmp_path / "go").touch()
+    wait_until(have_run)
+    wait_until(have_run)
+    assert asking.get(timeout=PATIENCE) == "done"
 
 
 @pytest.mark.greenlet_only("what blocks and what reports it are in this process and thread")

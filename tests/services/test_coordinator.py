@@ -53,6 +53,29 @@ def test_a_subclass_says_where_servers_run_and_gets_the_rest(start, ask):
     service.wait()
 
 
+def test_one_that_ends_while_another_one_is_given_up_is_not_given_up_as_well(start, monkeypatch):
+    class Giving(Recording):
+        def kill(self, run):
+            self.calls.append(("kill", run.name))
+
+        def abandon(self, run):
+            self.calls.append(("abandon", run.name))
+            gevent.killall(list(self.greenlets.values()))
+            for one in self._alive():
+                self.server_ended(one, None)
+
+        def serve(self, run):
+            run.serve(self.context)
+            gevent.sleep(3600)
+
+    monkeypatch.setattr("dploylib.services.coordinator._CLOSING_TIME", 0.01)
+    monkeypatch.setattr("dploylib.services.coordinator._DYING_TIME", 0.01)
+    coordinator = Giving()
+    service = start(coordinator, a=Echo, b=Echo)
+    service.stop(0)
+    assert sum(what == "abandon" for what, _ in coordinator.calls) == 1
+
+
 def test_a_subclass_is_told_to_kill_what_is_not_ready(make_service, config_for):
     class Slow(Echo):
         def setup(self):
