@@ -1,12 +1,13 @@
 """What `dploylib serve` and systemd say to each other: the tests are systemd, with a real socket and descriptors."""
 
-import contextlib
 import itertools
 import os
+import queue
 import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -30,31 +31,47 @@ os.execv(command[0], command)
 """
 
 
+END = b"END=1"
+
+
 class Systemd:
-    """What is at NOTIFY_SOCKET."""
+    """What is at NOTIFY_SOCKET. It takes what it is told at once, as systemd does: who tells it waits for that."""
 
     def __init__(self, directory):
         self.address = str(directory / "notify")
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(self.address)
-        self.socket.settimeout(PATIENCE)
+        self.told = queue.SimpleQueue()
         self.said = []
+        self.thread = threading.Thread(target=self.listen)
+        self.thread.start()
+
+    def listen(self):
+        while (told := self.socket.recv(65536)) != END:
+            self.told.put(told)
+        self.told.put(END)
 
     def hear(self, wanted=None):
         """The next notification, as a dict; of those with this in it, the next one."""
         while True:
-            said = dict(line.split("=", 1) for line in self.socket.recv(65536).decode().splitlines())
+            said = dict(line.split("=", 1) for line in self.told.get(timeout=PATIENCE).decode().splitlines())
             self.said.append(said)
             if wanted is None or wanted in said:
                 return said
 
     def all_heard(self):
         """All that it was told, now that there is nobody any more to tell it something."""
-        self.socket.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self.hear()
+        self.close()
+        while "END" not in self.hear():
+            pass
         return self.said
+
+    def close(self):
+        if self.socket.fileno() >= 0:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+                end.sendto(END, self.address)
+            self.thread.join()
+            self.socket.close()
 
     def environment(self, **others):
         return {"NOTIFY_SOCKET": self.address, **others}
@@ -65,7 +82,7 @@ def systemd():
     with tempfile.TemporaryDirectory(prefix="dl-") as directory:
         systemd = Systemd(Path(directory))
         yield systemd
-        systemd.socket.close()
+        systemd.close()
 
 
 @pytest.fixture
