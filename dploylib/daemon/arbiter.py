@@ -253,7 +253,16 @@ class Arbiter(arbiter.Arbiter):
         self._become(worker)
 
     def _become(self, worker: Worker) -> NoReturn:
-        """Be a process of the daemon, in the child, to its end."""
+        """Be a process of the daemon, in the child, to its end: `SystemExit`, and nothing that the arbiter would handle."""
+        try:
+            self._be(worker)
+        except SystemExit:
+            raise
+        except BaseException:
+            self.log.exception("%s %d failed", worker.role, worker.pid)
+            sys.exit(_FAILED)
+
+    def _be(self, worker: Worker) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for end in (self._wakeup, self._wakes):
             os.close(end)
@@ -521,7 +530,12 @@ class Arbiter(arbiter.Arbiter):
         self.cfg.env_orig |= {_LISTENERS: json.dumps(handed_over), _RUN_DIR: self._run_dir.path}
         # As it was called: by -m, and with the options of the interpreter.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
-        super().reexec()
+        try:
+            super().reexec()
+        except Exception:
+            self.log.exception("a new arbiter could not be started")
+            if os.getpid() != self.pid:  # the child: what there is to clean up is not its own
+                os._exit(_FAILED)
         for listener in self.LISTENERS:
             os.set_inheritable(listener.fileno(), False)
 
