@@ -51,9 +51,13 @@ class Application(BaseApplication):
         """Run the daemon. Returns by `SystemExit`."""
         arbiter = Arbiter(self)
         arbiter.open()
-        if self.cfg.daemon:
-            util.daemonize(self.cfg.enable_stdio_inheritance)
-        arbiter.run()
+        try:
+            if self.cfg.daemon:
+                util.daemonize(self.cfg.enable_stdio_inheritance)
+            arbiter.run()
+        except Exception:  # from its start: whatever comes later, and all that is of a child, ends by SystemExit
+            arbiter.give_up()
+            raise
 
 
 def _config_of(plan: Plan) -> Config:

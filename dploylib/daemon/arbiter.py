@@ -25,6 +25,7 @@ from .checking import Checking
 from .front_owner import FrontOwner
 from .lane import Lane
 from .listeners import Listener, open_listeners
+from .pid_files import check_pid_file, remove_pid_file
 from .planning import Plan
 from .run_dir import RunDir
 from .worker import FRONT, SINGLE, WORKER, Worker, front_control, set_title
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Arbiter"]
 
+_SECOND = "GUNICORN_PID"  # is set in the environment of a second arbiter, as long as there is the first one
 _RUN_DIR = "DPLOYLIB_RUN_DIR"
 _LISTENERS = "DPLOYLIB_LISTENERS"
 _TICK = 1.0  # seconds, the most that the arbiter waits
@@ -80,17 +82,32 @@ class Arbiter(arbiter.Arbiter):
         """Open what listens, or take it over: from who was here before, or from systemd. Raises `AddressInUse`."""
         if self.cfg.settings["umask"].get():
             os.umask(self.cfg.umask)
+        if self.cfg.pidfile is not None:
+            check_pid_file(self.cfg.pidfile + (".2" if _SECOND in os.environ else ""))
         self._run_dir = self._make_run_dir()
-        self.plan = self.app.plan = with_backends(self.plan, self._run_dir.path)
-        given = json.loads(os.environ.pop(_LISTENERS, "{}"))
-        if not given:
-            given, self.systemd = activated(self.plan.listening, self.log)
-        self._open(self.plan, given)
+        try:
+            self.plan = self.app.plan = with_backends(self.plan, self._run_dir.path)
+            given = json.loads(os.environ.pop(_LISTENERS, "{}"))
+            if not given:
+                given, self.systemd = activated(self.plan.listening, self.log)
+            self._open(self.plan, given)
+        except BaseException:
+            self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """Let nothing be left of what could not start."""
+        alone = _SECOND not in os.environ
+        for listener in self.LISTENERS:
+            listener.close(unlink=alone and not self.systemd)
+        self._run_dir.remove(last=alone)
+        if self.pidfile is not None:
+            self.pidfile.unlink()
 
     def _make_run_dir(self) -> RunDir:
         inherited = os.environ.pop(_RUN_DIR, "")
         if inherited:
-            return RunDir(inherited, self.plan.daemon.run_dir is not None)
+            return RunDir.inherited(inherited)
         return RunDir.make(self.cfg.proc_name, (self.cfg.uid, self.cfg.gid), self.plan.daemon.run_dir)
 
     def _open(self, plan: Plan, given: dict[str, int]) -> None:
@@ -253,7 +270,7 @@ class Arbiter(arbiter.Arbiter):
         self._become(worker)
 
     def _become(self, worker: Worker) -> NoReturn:
-        """Be a process of the daemon, in the child, to its end: `SystemExit`, and nothing that the arbiter would handle."""
+        """Be a process of the daemon, in the child, to its end, which is `SystemExit`: the arbiter handles all else."""
         try:
             self._be(worker)
         except SystemExit:
@@ -268,6 +285,7 @@ class Arbiter(arbiter.Arbiter):
             os.close(end)
         if self._owner is not None:
             self._owner.close()
+        self._run_dir.let_go()
         for sibling in self.WORKERS.values():
             sibling.forget()
         worker.pid = os.getpid()
@@ -527,11 +545,12 @@ class Arbiter(arbiter.Arbiter):
         for listener in self.LISTENERS:
             os.set_inheritable(listener.fileno(), True)
         handed_over = {key: listener.fileno() for key, listener in self._listeners.items()}
-        self.cfg.env_orig |= {_LISTENERS: json.dumps(handed_over), _RUN_DIR: self._run_dir.path}
         # As it was called: by -m, and with the options of the interpreter.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         try:
-            super().reexec()
+            with self._run_dir.handed_over() as run_dir:
+                self.cfg.env_orig |= {_LISTENERS: json.dumps(handed_over), _RUN_DIR: run_dir}
+                super().reexec()
         except Exception:
             self.log.exception("a new arbiter could not be started")
             if os.getpid() != self.pid:  # the child: what there is to clean up is not its own
@@ -542,6 +561,8 @@ class Arbiter(arbiter.Arbiter):
     def maybe_promote_master(self) -> None:
         """Become the only one, when the arbiter before this one has ended."""
         second = self.master_pid
+        if second and second != os.getppid() and self.cfg.pidfile is not None:
+            remove_pid_file(self.cfg.pidfile, second)
         super().maybe_promote_master()
         if second and not self.master_pid:
             for listener in self.LISTENERS:
@@ -554,17 +575,17 @@ class Arbiter(arbiter.Arbiter):
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the processes: running handlers have the graceful timeout, if it is to be graceful."""
+        self.maybe_promote_master()  # it may be a moment since the arbiter before this one has ended
         if self.reexec_pid:  # that one goes on, and to systemd, so does the service
             self._notify(f"MAINPID={self.reexec_pid}")
         else:
             self._tell_systemd("STOPPING=1\nSTATUS=stopping")
-        alone = self.reexec_pid == self.master_pid == 0
         self._end_processes(graceful)
+        alone = self.reexec_pid == self.master_pid == 0
         for listener in self.LISTENERS:
             listener.close(unlink=alone and not self.systemd)
         self.LISTENERS, self._listeners = [], {}
-        if alone:
-            self._run_dir.remove()
+        self._run_dir.remove(last=alone)
 
     def _end_processes(self, graceful: bool) -> None:
         if self._reload is not None and self._reload.checking is not None:
@@ -629,6 +650,8 @@ class Arbiter(arbiter.Arbiter):
         status = {
             "name": self.cfg.proc_name,
             "pid": self.pid,
+            "predecessor": self.master_pid or None,
+            "successor": self.reexec_pid or None,
             "state": state,
             "started": self.started,
             "written": time.time(),

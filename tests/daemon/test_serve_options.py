@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -32,10 +33,8 @@ def with_hook(tmp_path):
     failing = tmp_path / "failing"
 
     def start(hook, error="ValueError", *options, **keywords):
-        arguments = "arbiter" if hook == "pre_exec" else "arbiter, worker"
-        (tmp_path / "hooks_of_mine.py").write_text(
-            FAILING.format(path=str(failing), error=error, arguments=arguments)
-        )
+        arguments = "arbiter" if hook in ("pre_exec", "on_starting") else "arbiter, worker"
+        (tmp_path / "hooks_of_mine.py").write_text(FAILING.format(path=str(failing), error=error, arguments=arguments))
         configuration = configured(f"ipc://{tmp_path}/e", daemon={"hooks": {hook: "hooks_of_mine:fail"}})
         environment = {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
         return RunningDaemon(tmp_path, *options, configuration=configuration, environment=environment, **keywords)
@@ -89,3 +88,125 @@ def test_a_second_arbiter_that_cannot_be_started_changes_nothing(tmp_path, with_
         os.kill(int((tmp_path / "pid.2").read_text()), signal.SIGTERM)
         wait_until(lambda: not (tmp_path / "pid.2").exists())
         assert daemon.stop() == 0
+
+
+# Whose the run directory and the pid file are --------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_use(tmp_path):
+    """A daemon, and how to start another one from a directory of its own."""
+    (tmp_path / "other").mkdir()
+    with RunningDaemon(tmp_path, "-w", "2", "-n", "first") as daemon:
+        uri = f"ipc://{tmp_path}/e"
+
+        def other(*options, **keywords):
+            return RunningDaemon(
+                tmp_path / "other", *options, ready=False, configuration=configured(uri), **keywords
+            )  # of equal options the last one counts
+
+        yield daemon, other
+
+
+def refused(daemon, said):
+    """Wait for the end of a daemon that does not start, and check that it says why."""
+    with daemon:
+        assert daemon.process.wait(30) == 3
+        assert said in daemon.log
+        assert "Traceback" not in daemon.log
+
+
+def test_a_run_directory_that_another_service_has_is_refused(tmp_path, in_use):
+    daemon, other = in_use
+    front = daemon.processes("front")
+    refused(
+        other("--run-dir", str(daemon.run_dir), "-w", "2"),
+        f"daemon.run_dir: {daemon.run_dir} is the run directory of first ({daemon.process.pid}): stop that first",
+    )
+    assert not (tmp_path / "e").exists()
+    assert not (tmp_path / "other/pid").exists()
+    assert daemon.ask().endswith(" x")
+    assert daemon.status()["pid"] == daemon.process.pid
+    assert daemon.processes("front") == front
+    assert daemon.stop() == 0
+
+
+def test_a_run_directory_is_free_when_its_arbiter_was_killed_though_its_processes_live_on(tmp_path):
+    with RunningDaemon(tmp_path, "-w", "2") as daemon:
+        pids = [one["pid"] for one in daemon.status()["workers"]]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        daemon.process.kill()
+        daemon.process.wait(30)
+        (tmp_path / "other").mkdir()
+        options = ("--run-dir", str(daemon.run_dir), "-p", str(daemon.pidfile), "-w", "1")
+        with RunningDaemon(tmp_path / "other", *options, ready=False) as other:
+            wait_until(lambda: [one["pid"] for one in daemon.statuses()] == [other.process.pid])
+            other.wait_logged("ready: ")
+            assert daemon.pidfile.read_text() == f"{other.process.pid}\n"
+            assert other.stop() == 0
+
+
+def test_a_run_directory_is_that_of_both_arbiters_during_an_upgrade_and_then_of_the_second(tmp_path, in_use):
+    daemon, other = in_use
+    daemon.send(signal.SIGUSR2)
+    first, second = (one["pid"] for one in wait_until(lambda: len(daemon.statuses()) == 2 and daemon.statuses()))
+    refused(other("--run-dir", str(daemon.run_dir)), f"the run directory of first ({first}) and first ({second}): stop")
+    daemon.wait_logged("ready: ", 2)
+    assert daemon.stop() == 0
+    refused(other("--run-dir", str(daemon.run_dir)), f"the run directory of first ({second}): stop")
+    wait_until(lambda: daemon.pidfile.exists() and daemon.pidfile.read_text() == f"{second}\n")
+    assert daemon.ask().endswith(" x")
+    os.kill(second, signal.SIGTERM)
+    wait_until(lambda: list(daemon.run_dir.iterdir()) == [])
+
+
+def test_a_pid_file_of_a_process_that_runs_is_refused_and_nothing_is_left(tmp_path, in_use):
+    daemon, other = in_use
+    refused(
+        other("-p", str(daemon.pidfile)),
+        f"daemon.pidfile: {daemon.pidfile} is of process {daemon.process.pid}, which runs: stop that first",
+    )
+    assert not (tmp_path / "other/run").exists()
+    assert not (tmp_path / "e").exists()
+    assert daemon.pidfile.read_text() == f"{daemon.process.pid}\n"
+    assert daemon.ask().endswith(" x")
+
+
+@pytest.mark.parametrize(("file", "said"), [("no/pid", "there is no directory "), ("run", "cannot be read: Is a dir")])
+def test_a_pid_file_that_cannot_be_is_refused(tmp_path, file, said):
+    (tmp_path / "run").mkdir(mode=0o700)
+    refused(RunningDaemon(tmp_path, "-p", str(tmp_path / file), ready=False), said)
+
+
+def test_a_stale_pid_file_is_taken_over(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / "pid").write_text(f"{ended.pid}\n")
+    with RunningDaemon(tmp_path) as daemon:
+        assert daemon.pidfile.read_text() == f"{daemon.process.pid}\n"
+        assert daemon.stop() == 0
+        assert not daemon.pidfile.exists()
+
+
+def test_what_fails_after_all_was_opened_leaves_nothing(tmp_path, with_hook):
+    start, failing = with_hook
+    failing.touch()
+    with start("on_starting", ready=False) as daemon:
+        assert daemon.process.wait(30) == 1
+        assert "as the hook wants it" in daemon.log
+        assert list(daemon.run_dir.iterdir()) == []
+        assert not daemon.pidfile.exists()
+        assert not (tmp_path / "e").exists()
+
+
+def test_the_second_arbiter_is_the_only_one_when_the_first_was_killed(tmp_path, in_use):
+    daemon, _ = in_use
+    daemon.send(signal.SIGUSR2)
+    second = wait_until(lambda: len(daemon.statuses()) == 2 and daemon.status()["pid"])
+    daemon.wait_logged("ready: ", 2)
+    daemon.process.kill()  # nobody waits for it as yet: to others it seems to run
+    wait_until(lambda: daemon.pidfile.read_text() == f"{second}\n")
+    assert daemon.ask().endswith(" x")
+    os.kill(second, signal.SIGTERM)
+    wait_until(lambda: list(daemon.run_dir.iterdir()) == [])
