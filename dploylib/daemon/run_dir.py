@@ -93,14 +93,21 @@ class RunDir:
 
     def let_go(self) -> None:
         """In a child of the arbiter: this is not its own."""
-        os.close(self._lock)
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
         """Say what there is to be known of the service, or of the part of it that is this arbiter's."""
         write_status(self.path, status)
 
     def remove(self, last: bool = True) -> None:
-        """Remove it, if this is the last arbiter that has it; of one that is given, what was written to it."""
+        """Remove it, if this is the last arbiter that has it; of one that is given, what was written to it.
+
+        Does nothing when that was done already: from then on it may be another service's.
+        """
+        if self._lock < 0:
+            return
         if not last:
             _unlink(status_file(self.path, os.getpid()))
         elif self._given:
@@ -108,7 +115,7 @@ class RunDir:
             _unlink(os.path.join(self.path, _LOCK))
         else:
             shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        self.let_go()
 
     def _forget_all(self) -> None:
         """Remove what says that there is a service here."""
