@@ -1,11 +1,17 @@
 """What `dploylib serve` makes of its options and surroundings: whose they are, what is refused, and what is left."""
 
+import errno
+import json
 import os
+import re
 import signal
 import subprocess
+import sys
 
 import pytest
 
+from dploylib.daemon.finding import statuses
+from dploylib.daemon.run_dir import RunDir
 from tests.daemon.running import ROOT, RunningDaemon, wait_until
 
 pytestmark = pytest.mark.once("commands run in interpreters of their own, which decide to patch")
@@ -210,3 +216,158 @@ def test_the_second_arbiter_is_the_only_one_when_the_first_was_killed(tmp_path, 
     assert daemon.ask().endswith(" x")
     os.kill(second, signal.SIGTERM)
     wait_until(lambda: list(daemon.run_dir.iterdir()) == [])
+
+
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give something to others")
+NOBODY = 65534
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o1777])
+def test_a_run_directory_that_is_open_to_others_is_refused_with_what_mends_it(tmp_path, mode):
+    directory = tmp_path / "a run"
+    directory.mkdir()
+    directory.chmod(mode)
+    daemon = RunningDaemon(tmp_path, "--run-dir", str(directory), ready=False)
+    refused(daemon, f"with mode {mode:04o}: others than")
+    assert list(directory.iterdir()) == []
+    [command] = re.findall(r"mend it by (.*)", daemon.log)
+    subprocess.run(command, shell=True, check=True)
+    with RunningDaemon(tmp_path, "--run-dir", str(directory), ready=False) as mended:
+        mended.wait_logged("ready: ")
+
+
+@AS_ROOT
+def test_a_run_directory_of_somebody_else_is_refused_with_what_mends_it(tmp_path):
+    (tmp_path / "run").mkdir(mode=0o700)
+    os.chown(tmp_path / "run", NOBODY, NOBODY)
+    daemon = RunningDaemon(tmp_path, ready=False)
+    refused(daemon, "belongs to nobody, with mode 0700: others than root could listen in")
+    subprocess.run(re.findall(r"mend it by (.*)", daemon.log)[0], shell=True, check=True)
+    with RunningDaemon(tmp_path) as mended:
+        assert mended.ask().endswith(" x")
+
+
+def test_a_run_directory_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / "run").write_text("no directory")
+    refused(RunningDaemon(tmp_path, ready=False), f"daemon.run_dir: {tmp_path}/run cannot be the run directory: File ")
+
+
+@AS_ROOT
+@pytest.mark.parametrize("owner", [None, 0, NOBODY])
+def test_the_run_directory_belongs_to_the_user_of_the_workers(tmp_path, owner):
+    directory = tmp_path / "run"
+    if owner is not None:
+        directory.mkdir(mode=0o700)
+        os.chown(directory, owner, owner)
+    run_dir = RunDir.make("parrot", (NOBODY, NOBODY), str(directory))
+    found = directory.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (NOBODY, NOBODY, 0o700)
+    run_dir.remove()
+    assert list(directory.iterdir()) == []
+
+
+# What is found ---------------------------------------------------------------------------------------------------
+
+
+def status(*options, environment=None, **keywords):
+    """Run `dploylib status`."""
+    command = [sys.executable, "-m", "dploylib", "status", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, cwd="/", **keywords)
+
+
+@pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "RUNTIME_DIRECTORY"])
+@pytest.mark.parametrize("where", ["elsewhere", "base", "in base"])
+def test_a_service_with_a_run_directory_of_its_own_is_found(tmp_path, variable, where):
+    session = tmp_path / "session"
+    base = session / "dploylib" if variable == "XDG_RUNTIME_DIR" else session
+    base.mkdir(mode=0o700, parents=True)
+    run_dir = {"elsewhere": tmp_path / "run", "base": base, "in base": base / "run"}[where]
+    environment = {"RUNTIME_DIRECTORY": "", variable: str(session)}
+    with RunningDaemon(
+        tmp_path, "-n", "parrot", "--run-dir", str(run_dir), environment=environment, ready=False
+    ) as daemon:
+        daemon.run_dir = run_dir
+        daemon.wait_ready()
+        for options in ((), ("-p", str(daemon.pidfile)), ("-n", "parrot")):
+            done = status(*options, environment=environment)
+            assert done.stdout.count("parrot (") == 1, done
+            assert done.returncode == 0
+        found = json.loads(status("--json", environment=environment).stdout)
+        assert found["run_dir"] == str(run_dir)
+        assert daemon.stop() == 0
+        assert status(environment=environment).returncode == 1
+        assert [one.name for one in base.iterdir()] == (["run"] if where == "in base" else [])
+
+
+def test_a_service_runs_whose_arbiter_is_of_another_user(tmp_path, monkeypatch):
+    def not_permitted(pid, number):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    run_dir = RunDir.make("parrot", (os.geteuid(), os.getegid()), str(tmp_path / "run"))
+    try:
+        run_dir.write_status({"name": "parrot", "started": 1.0})
+        monkeypatch.setattr(os, "kill", not_permitted)
+        assert [one["name"] for one in statuses(run_dir.path)] == ["parrot"]
+    finally:
+        run_dir.remove()
+
+
+def test_what_leads_to_a_service_that_was_killed_goes_with_the_next_start(tmp_path):
+    (tmp_path / "other").mkdir()
+    base = tmp_path / "session/dploylib"
+    environment = {"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": str(tmp_path / "session")}
+    (tmp_path / "session").mkdir()
+    with RunningDaemon(tmp_path, environment=environment) as daemon:
+        [pointer] = base.iterdir()
+        assert pointer.resolve() == daemon.run_dir
+    assert pointer.is_symlink()
+    assert status(environment=environment).returncode == 1
+    with RunningDaemon(tmp_path / "other", environment=environment) as daemon:
+        assert [one.resolve() for one in base.iterdir()] == [daemon.run_dir]
+        assert not pointer.is_symlink()
+
+
+def test_a_service_starts_where_nothing_can_lead_to_it(tmp_path):
+    (tmp_path / "session").write_text("no directory")
+    environment = {"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": str(tmp_path / "session")}
+    with RunningDaemon(tmp_path, environment=environment) as daemon:
+        assert daemon.ask().endswith(" x")
+        assert status("--run-dir", str(daemon.run_dir), environment=environment).returncode == 0
+        assert daemon.stop() == 0
+
+
+def test_both_arbiters_of_an_upgrade_are_shown_and_told_apart(tmp_path):
+    with RunningDaemon(tmp_path, "-w", "2", "-n", "parrot") as daemon:
+        daemon.send(signal.SIGUSR2)
+        daemon.wait_logged("ready: ", 2)
+        states = wait_until(lambda: len(daemon.statuses()) == 2 and daemon.statuses())
+        first, second = (one["pid"] for one in states)
+        wait_until(lambda: all(one["state"] == "ready" for one in daemon.statuses()))
+        wait_until(lambda: daemon.statuses()[0]["successor"] == second)
+        for _ in range(3):  # neither overwrites the other
+            assert [one["pid"] for one in daemon.statuses()] == [first, second]
+            assert [len(one["workers"]) for one in daemon.statuses()] == [3, 2]  # the front is a process of the first
+            written = [one["written"] for one in daemon.statuses()]
+            wait_until(lambda before=written: min(one["written"] for one in daemon.statuses()) > max(before))
+        done = status("--run-dir", str(daemon.run_dir))
+        assert done.returncode == 0
+        old, new = done.stdout.split(f"parrot ({second}): ready")
+        assert old.startswith(f"parrot ({first}): ready")
+        assert f"this is the old one, and {second} the new one" in old
+        assert f"this is the new one, and {first} the old one" in new
+        assert daemon.stop() == 0
+        wait_until(lambda: daemon.status()["predecessor"] is None)
+        done = status("--run-dir", str(daemon.run_dir))
+        assert done.stdout.startswith(f"parrot ({second}): ready")
+        assert "upgrade" not in done.stdout
+        os.kill(second, signal.SIGTERM)
+        wait_until(lambda: list(daemon.run_dir.iterdir()) == [])
+
+
+def test_the_tests_end_a_second_arbiter_too(tmp_path):
+    with RunningDaemon(tmp_path, "-w", "2") as daemon:
+        daemon.send(signal.SIGUSR2)
+        wait_until(lambda: len(daemon.statuses()) == 2)
+        assert daemon.all_processes() >= {one["pid"] for one in daemon.statuses()}
+    assert daemon.all_processes() == set()
