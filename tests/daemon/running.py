@@ -32,7 +32,8 @@ class RunningDaemon:
     """`dploylib serve` of `daemon_target.py`, of which `directory` has a copy, with this configuration.
 
     `options` are of the command line. It is ready when it is there, unless it is not to be waited for. `launcher` is a
-    command that runs it, and gets `descriptors`.
+    command that runs it, and gets `descriptors`. With `chdir`, all of it but what it prints is below the directory,
+    there, and the command has relative paths only.
     """
 
     def __init__(
@@ -45,17 +46,22 @@ class RunningDaemon:
         environment: Mapping[str, str] | None = None,
         launcher: Sequence[str] = (),
         descriptors: Sequence[int] = (),
+        chdir: str = "",
     ) -> None:
         self.directory = directory
-        self.service = directory / "target_service.py"
-        self.file = directory / "config.yaml"
-        self.run_dir = directory / "run"
-        self.pidfile = directory / "pid"
+        home = directory / chdir
+        home.mkdir(exist_ok=True)
+        self.service = home / "target_service.py"
+        self.file = home / "config.yaml"
+        self.run_dir = home / "run"
+        self.pidfile = home / "pid"
         self.log_file = directory / "log"
         self.service.write_text(TARGET.read_text() + code)
         self.configure(configuration or {"servers": {"echo": {"request": {"uri": "tcp://127.0.0.1:*"}}}})
-        self.command = [*launcher, sys.executable, "-m", "dploylib", "serve", str(self.service), "-c", str(self.file)]
-        self.command += ["--run-dir", str(self.run_dir), "-p", str(self.pidfile), *options]
+        paths = [self.service, self.file, self.run_dir, self.pidfile]
+        service, file, run_dir, pidfile = (str(path.relative_to(home) if chdir else path) for path in paths)
+        self.command = [*launcher, sys.executable, "-m", "dploylib", "serve", service, "-c", file, "-p", pidfile]
+        self.command += ["--run-dir", run_dir, *(["--chdir", chdir] if chdir else []), *options]
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
