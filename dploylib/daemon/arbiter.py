@@ -123,8 +123,8 @@ class Arbiter(arbiter.Arbiter):
         if "GUNICORN_PID" in os.environ:
             self.master_pid = int(os.environ["GUNICORN_PID"])
             self.proc_name += ".2"
-            self.master_name = "Master.2"
             os.environ.pop("GUNICORN_FD", None)
+        self.master_name = self.proc_name  # as it is called where it is logged
         self.pid = os.getpid()
         if self.cfg.pidfile is not None:
             self.pidfile = Pidfile(self.cfg.pidfile + (".2" if self.master_pid else ""))
@@ -565,6 +565,7 @@ class Arbiter(arbiter.Arbiter):
             remove_pid_file(self.cfg.pidfile, second)
         super().maybe_promote_master()
         if second and not self.master_pid:
+            self.master_name = self.proc_name
             for listener in self.LISTENERS:
                 listener.own()
             # systemd has noted that we are no child of its own, as we were not then, and would wait for nobody when it

@@ -1,15 +1,19 @@
 """What `dploylib serve` makes of its options and surroundings: whose they are, what is refused, and what is left."""
 
+import contextlib
 import errno
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
+import yaml
 
+from dploylib.config import Settings, as_yaml
 from dploylib.daemon.finding import statuses
 from dploylib.daemon.run_dir import RunDir
 from tests.daemon.running import ROOT, RunningDaemon, wait_until
@@ -371,3 +375,138 @@ def test_the_tests_end_a_second_arbiter_too(tmp_path):
         wait_until(lambda: len(daemon.statuses()) == 2)
         assert daemon.all_processes() >= {one["pid"] for one in daemon.statuses()}
     assert daemon.all_processes() == set()
+
+
+# Options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_all_paths_may_be_relative_to_a_relative_directory_which_it_changes_to(tmp_path, link):
+    if link:
+        (tmp_path / "app").mkdir()
+        (tmp_path / "link").symlink_to("app")
+    environment = {"PYTHONPATH": os.path.relpath(ROOT, tmp_path)}
+    options = ("-w", "2", "--log-file", "the.log")
+    with RunningDaemon(tmp_path, *options, chdir="link" if link else "app", environment=environment) as daemon:
+        daemon.log_file = tmp_path / "app/the.log"
+        first, version = daemon.process, 'VERSION = "{}"'
+        daemon.service.write_text(daemon.service.read_text().replace(version.format(1), version.format(2)))
+        daemon.reload()
+        wait_until(lambda: len(daemon.processes(generation=2)) == 2 and {one for one, _ in daemon.askers()} == {"2"})
+        daemon.service.write_text(daemon.service.read_text().replace(version.format(2), version.format(3)))
+        daemon.send(signal.SIGUSR2)
+        second = wait_until(lambda: len(daemon.statuses()) == 2 and daemon.status()["pid"])
+        daemon.wait_logged("ready: ", 2)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(30) == 0
+        wait_until(lambda: daemon.pidfile.exists() and daemon.pidfile.read_text() == f"{second}\n")
+        assert {one for one, _ in daemon.askers()} == {"3"}
+        os.kill(second, signal.SIGHUP)
+        wait_until(lambda: daemon.log.count("reloaded\n") == 2)
+        os.kill(second, signal.SIGTERM)
+        wait_until(lambda: not daemon.pidfile.exists() and list(daemon.run_dir.iterdir()) == [])
+        assert {one.name for one in tmp_path.iterdir()} - {"link"} == {"app", "log"}
+
+
+def test_a_daemon_that_has_detached_keeps_its_run_directory(tmp_path, in_use):
+    (tmp_path / "detached").mkdir()
+    with RunningDaemon(tmp_path / "detached", "-D", "--log-file", str(tmp_path / "log2"), ready=False) as daemon:
+        assert daemon.process.wait(30) == 0
+        pid = wait_until(lambda: daemon.status().get("state") == "ready" and daemon.status()["pid"])
+        refused(in_use[1]("--run-dir", str(daemon.run_dir)), f"is the run directory of dploylib ({pid}): stop")
+        assert daemon.ask().endswith(" x")
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: list(daemon.run_dir.iterdir()) == [])
+
+
+def checked(*options, what="--check-config", configuration="examples/echo/config.yaml", **environment):
+    """What `dploylib serve` says of examples/echo with these options."""
+    command = [sys.executable, "-m", "dploylib", "serve", "examples/echo/service.py", "-c", configuration, what]
+    environment = {**os.environ, **environment}
+    return subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize("value", ["x", "0", "-1", "1.5", "1001"])
+def test_a_number_of_workers_in_the_environment_that_is_none_is_wrong_usage(value):
+    done = checked(WEB_CONCURRENCY=value)
+    assert done.returncode == 2
+    assert f"Error: WEB_CONCURRENCY={value}: expected a number of workers from 1 to 1000" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_empty_number_of_workers_in_the_environment_is_as_if_it_were_not_set(tmp_path):
+    with RunningDaemon(tmp_path, environment={"WEB_CONCURRENCY": ""}) as daemon:
+        assert len(daemon.processes()) == 1
+
+
+def test_the_section_is_printed_as_it_is_used(tmp_path):
+    section = {"workers": 2, "max_requests": 100, "servers": {"echo": {"workers": 1}}}
+    options = (
+        *("-w", "3", "--timeout", "2.5", "-D", "--max-memory", "1G", "-n", "parrot", "--umask", "0o027"),
+        *("--set", f"daemon={json.dumps(section)}", "--set", "general={password: hidden}"),
+    )
+    done = checked(*options, what="--print-config")
+    assert done.returncode == 0
+    printed = yaml.safe_load(done.stdout)
+    assert printed["daemon"] == section | {
+        "workers": 3,
+        "timeout": 2.5,
+        "daemon": True,
+        "max_memory": "1G",
+        "name": "parrot",
+        "umask": "0o027",
+    }
+    assert printed["general"] == {"password": "***"}
+    (tmp_path / "printed.yaml").write_text(done.stdout)
+    again = checked(what="--print-config", configuration=str(tmp_path / "printed.yaml"))
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+
+
+def test_the_number_of_workers_in_the_environment_is_printed_unless_another_one_is_said():
+    printed = [
+        yaml.safe_load(checked(*options, what="--print-config", WEB_CONCURRENCY="4").stdout)["daemon"]["workers"]
+        for options in ((), ("--set", "daemon.workers=2"), ("-w", "3"))
+    ]
+    assert printed == [4, 2, 3]
+
+
+def test_names_of_servers_are_no_secrets_in_the_section_either():
+    text = as_yaml(Settings({"servers": {}, "daemon": {"servers": {"tokens": {"workers": 1}}}}))
+    assert yaml.safe_load(text)["daemon"] == {"servers": {"tokens": {"workers": 1}}}
+
+
+# Syslog ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["udp", "unix"])
+def syslog(tmp_path, request):
+    """A syslog server: a socket, and its address."""
+    if request.param == "udp":
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind(("127.0.0.1", 0))
+            yield server, f"udp://127.0.0.1:{server.getsockname()[1]}"
+    else:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+            server.bind(str(tmp_path / "s"))
+            yield server, f"unix://{tmp_path}/s#dgram"
+
+
+@pytest.mark.parametrize(("options", "tag"), [((), "parrot_1"), (("--log-syslog-prefix", "bird"), "bird")])
+def test_lines_in_syslog_begin_with_the_name_of_the_service(tmp_path, syslog, options, tag):
+    server, address = syslog
+    options = ("-n", "parrot:1", "--log-syslog", "--log-syslog-to", address, *options)
+    lines = []
+    with RunningDaemon(tmp_path, *options) as daemon:
+        pids = {daemon.process.pid, *daemon.processes()}
+        assert daemon.stop() == 0
+    server.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            lines.append(server.recv(65536).decode())
+    found = [re.fullmatch(rf"<\d+>{tag}\[(\d+)\]: INFO ([\w.]+): (.*)\0", line) for line in lines]
+    assert all(found), lines
+    assert {int(one[1]) for one in found} == pids
+    assert {one[2] for one in found} >= {"dploylib.daemon", "dploylib.services.service"}
+    said = [one[3] for one in found]
+    assert said[0].startswith("starting dploylib")
+    assert said[-1] == "Shutting down: parrot:1"
