@@ -71,18 +71,23 @@ def status_file(directory: str, pid: int) -> str:
 
 
 def write_status(directory: str, status: Mapping[str, Any]) -> None:
-    """Write that of this process, as a whole."""
+    """Write that of this process, as a whole, for whoever may enter the directory."""
     path = status_file(directory, os.getpid())
+    new = f"{path}.new"
     with contextlib.suppress(OSError):
-        with open(f"{path}.new", "w") as file:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+        # Not where a link leads to: the directory may be another user's, while we are root.
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC), "w") as file:
+            os.fchmod(file.fileno(), 0o644)
             json.dump(status, file)
-        os.replace(file.name, path)
+        os.replace(new, path)
 
 
 def running_in(directory: str) -> list[dict[str, Any]]:
     """What the arbiters that have this run directory say, the first one first: one, or two during an upgrade.
 
-    Raises `OSError` when nobody says so, or it may not be read.
+    Raises `OSError` for a directory that is not there, or may not be read.
     """
     found = []
     for pid in filter(_runs, _arbiters_in(directory)):

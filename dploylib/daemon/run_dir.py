@@ -46,9 +46,10 @@ class RunDir:
         if path is not None:
             return cls._at(os.path.realpath(path), owner)
         prefix = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_LONGEST_NAME]
-        made = tempfile.mkdtemp(prefix=f"{prefix}-", dir=make_base())
-        _give(made, owner)
-        return cls(made, lock_file(os.path.join(made, _LOCK)), given=False)
+        path = tempfile.mkdtemp(prefix=f"{prefix}-", dir=make_base())
+        made = cls(path, lock_file(os.path.join(path, _LOCK)), given=False)
+        made._give(owner)
+        return made
 
     @classmethod
     def _at(cls, path: str, owner: tuple[int, int]) -> RunDir:
@@ -65,13 +66,9 @@ class RunDir:
             raise _refused(f"{path} cannot be the run directory: {error.strerror}") from error
         made = cls(path, lock, given=True)
         made._forget_all()  # what is left of a service that was killed
-        try:
-            _give(path, owner)
-        except OSError as error:
-            made.remove()
-            raise _refused(f"{path} cannot be given to {_user(owner[0])}: {error.strerror}") from error
+        made._give(owner)
         with contextlib.suppress(OSError, EndpointError):  # it is found by its path in any case
-            if make_base() != os.path.dirname(path):
+            if os.path.realpath(make_base()) != os.path.dirname(path):
                 os.symlink(path, pointer_to(path))
         return made
 
@@ -117,6 +114,14 @@ class RunDir:
             shutil.rmtree(self.path, ignore_errors=True)
         self.let_go()
 
+    def _give(self, owner: tuple[int, int]) -> None:
+        try:
+            if owner != (os.geteuid(), os.getegid()):
+                os.chown(self.path, *owner)
+        except OSError as error:
+            self.remove()
+            raise _refused(f"{self.path} cannot be given to {_user(owner[0])}: {error.strerror}") from error
+
     def _forget_all(self) -> None:
         """Remove what says that there is a service here."""
         with contextlib.suppress(OSError):
@@ -139,11 +144,6 @@ def _check(path: str, owner: tuple[int, int]) -> None:
             f"{path} belongs to {_user(found.st_uid)}, with mode {stat.S_IMODE(found.st_mode):04o}: others than "
             f"{_user(owner[0])} could listen in; mend it by {' && '.join(mend)}"
         )
-
-
-def _give(path: str, owner: tuple[int, int]) -> None:
-    if owner != (os.geteuid(), os.getegid()):
-        os.chown(path, *owner)
 
 
 def _user(uid: int) -> str:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -312,6 +313,20 @@ def test_a_service_runs_whose_arbiter_is_of_another_user(tmp_path, monkeypatch):
     try:
         run_dir.write_status({"name": "parrot", "started": 1.0})
         monkeypatch.setattr(os, "kill", not_permitted)
+        assert [one["name"] for one in statuses(run_dir.path)] == ["parrot"]
+    finally:
+        run_dir.remove()
+
+
+@AS_ROOT
+def test_root_writes_nothing_where_a_link_of_the_user_leads_to(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("as it was")
+    run_dir = RunDir.make("parrot", (NOBODY, NOBODY), str(tmp_path / "run"))
+    try:
+        Path(f"{run_dir.path}/status.{os.getpid()}.json.new").symlink_to(precious)
+        run_dir.write_status({"name": "parrot", "started": 1.0})
+        assert precious.read_text() == "as it was"
         assert [one["name"] for one in statuses(run_dir.path)] == ["parrot"]
     finally:
         run_dir.remove()
