@@ -24,9 +24,9 @@ _SILENT = 10.0  # seconds: an arbiter writes its status every second, and rarely
 def command(pidfile: str | None, run_dir: str | None, name: str | None, as_json: bool) -> None:
     """Show the services that `dploylib serve` runs, each with its workers.
 
-    Without options, all of this user. During an upgrade a service is shown twice: the old one and the new one. The exit
-    status is 0 when there is one, and all that there are are ready and have said so within the last 10 seconds;
-    otherwise it is 1.
+    Without options, all of this user. The exit status is 0 when there is one, and all that there are are ready and have
+    said so within the last 10 seconds; otherwise it is 1. During an upgrade a service is shown twice, the old one and
+    the new one: it is ready when one of them is, and the new one has the pid file FILE.2.
     """
     from ..daemon.finding import base_directory, statuses
 
@@ -43,7 +43,8 @@ def command(pidfile: str | None, run_dir: str | None, name: str | None, as_json:
         status["silent"] = max(0.0, round(time.time() - status["written"], 1))
         for line in [json.dumps(status)] if as_json else _lines(status):
             click.echo(line)
-    if not all(status["state"] in ("ready", "reloading") and status["silent"] < _SILENT for status in found):
+    ready = {one["run_dir"] for one in found if one["state"] in ("ready", "reloading") and one["silent"] < _SILENT}
+    if ready != {one["run_dir"] for one in found}:
         raise SystemExit(ExitCode.FAILED)
 
 

@@ -270,7 +270,7 @@ class Arbiter(arbiter.Arbiter):
         self._become(worker)
 
     def _become(self, worker: Worker) -> NoReturn:
-        """Be a process of the daemon, in the child, to its end, which is `SystemExit`: the arbiter handles all else."""
+        """Be a process of the daemon, in the child, to its end: `SystemExit`, which the arbiter's loop lets through."""
         try:
             self._be(worker)
         except SystemExit:

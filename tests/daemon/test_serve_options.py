@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -382,6 +383,29 @@ def test_both_arbiters_of_an_upgrade_are_shown_and_told_apart(tmp_path):
         assert "upgrade" not in done.stdout
         os.kill(second, signal.SIGTERM)
         wait_until(lambda: list(daemon.run_dir.iterdir()) == [])
+
+
+@pytest.fixture
+def upgrading(tmp_path):
+    """A run directory of two arbiters, of which the first is ready, and the second starts, and the pid file of that."""
+    run_dir = RunDir.make("parrot", (os.geteuid(), os.getegid()), str(tmp_path / "run"))
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as second:
+        first = {"name": "parrot", "pid": os.getpid(), "state": "ready", "started": 1.0, "written": time.time()}
+        first |= {"generation": 1, "successor": second.pid, "predecessor": None, "endpoints": {}, "workers": []}
+        run_dir.write_status(first)
+        changes = {"pid": second.pid, "state": "starting", "predecessor": os.getpid(), "successor": None}
+        Path(f"{run_dir.path}/status.{second.pid}.json").write_text(json.dumps(first | changes))
+        (tmp_path / "pid.2").write_text(f"{second.pid}\n")
+        yield run_dir.path, str(tmp_path / "pid.2")
+    run_dir.remove()
+
+
+def test_a_service_is_ready_during_an_upgrade_and_the_new_one_has_a_status_of_its_own(upgrading):
+    run_dir, pidfile = upgrading
+    assert status("--run-dir", run_dir).returncode == 0
+    done = status("--run-dir", run_dir, "-p", pidfile)
+    assert done.stdout.count("parrot (") == 1
+    assert done.returncode == 1
 
 
 def test_the_tests_end_a_second_arbiter_too(tmp_path):
