@@ -7,7 +7,7 @@ import fcntl
 import os
 import stat
 
-__all__ = ["IpcLock", "is_no_socket", "lockable_path"]
+__all__ = ["IpcLock", "is_no_socket", "lock_file", "lockable_path"]
 
 
 class IpcLock:
@@ -19,22 +19,8 @@ class IpcLock:
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock_path = f"{path}.lock"
-        self._lock_file: int | None = self._take()
+        self._lock_file: int | None = lock_file(self._lock_path)
         self._bound: os.stat_result | None = None
-
-    def _take(self) -> int:
-        while True:
-            # Not where a link leads to: others may have put it there, in a directory that is not ours alone.
-            file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BaseException:
-                os.close(file)
-                raise
-            # An owner that released removed the file after we opened it: then ours is one that nobody else sees.
-            if _same(os.fstat(file), _stat(self._lock_path)):
-                return file
-            os.close(file)
 
     def bound(self) -> None:
         """Remember the socket that was just bound to the path."""
@@ -49,6 +35,25 @@ class IpcLock:
             with contextlib.suppress(OSError):  # the directory may be gone, or no longer be ours to change
                 if _same(ours, _stat(path)):
                     os.unlink(path)
+        os.close(file)
+
+
+def lock_file(path: str) -> int:
+    """Lock a file, which is made if need be, and return its descriptor: the lock lasts until that is closed everywhere.
+
+    Raises `BlockingIOError` when somebody else holds it, another `OSError` when the file cannot be made.
+    """
+    while True:
+        # Not where a link leads to: others may have put it there, in a directory that is not ours alone.
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(file)
+            raise
+        # An owner that released removed the file after we opened it: then ours is one that nobody else sees.
+        if _same(os.fstat(file), _stat(path)):
+            return file
         os.close(file)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -17,6 +18,7 @@ from .failures import reported
 from .parameters import SECONDS_OR_NONE, SIZE, configuration, decorated, service_options
 
 if TYPE_CHECKING:
+    from ..daemon.checking import Command
     from ..daemon.planning import Plan
     from ..services import Service
 
@@ -42,13 +44,14 @@ class _Setting(NamedTuple):
 
 
 _LEVELS = click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False)
-_WORKERS, _COUNT = click.IntRange(1, 1000), click.IntRange(0)
+_MOST_WORKERS = 1000
+_WORKERS, _COUNT = click.IntRange(1, _MOST_WORKERS), click.IntRange(0)
 _SETTINGS = (
     _Setting(
         "workers",
         ("-w", "--workers"),
         "How many worker processes there are.  [WEB_CONCURRENCY, or 1]",
-        click.IntRange(1, 1000),
+        _WORKERS,
         "N",
     ),
     _Setting(
@@ -129,14 +132,15 @@ def command(
     HUP reloads the configuration and the code, if both are good; TTIN and TTOU add and remove a worker; USR1 opens the
     log files again; USR2 starts another main process beside this one.
     """
-    _change_to(chdir, environment)
+    started_in = _change_to(chdir, environment)
+    _check_concurrency()
     arguments = configuration(config, overrides)
     if importlib.util.find_spec("gunicorn") is None:
         raise MissingPackage("serve needs gunicorn: pip install 'dploylib[daemon]'")
     if plan_fd is not None or print_config:
         _plan(target, arguments, patch, given, plan_fd)
         return
-    plan, checking = _checked_plan()
+    plan, checking = _checked_plan(started_in)
     if check_config:
         click.echo(_summary(plan))
         return
@@ -146,8 +150,11 @@ def command(
         Application(plan, _Code(target, arguments, patch), checking).run()
 
 
-def _change_to(directory: str | None, environment: tuple[str, ...]) -> None:
+def _change_to(directory: str | None, environment: tuple[str, ...]) -> str | None:
+    """Change to a directory, and set environment variables. Returns the directory before, if it is another one now."""
+    before = None
     if directory is not None:
+        before = _here()
         try:
             os.chdir(directory)
         except OSError as error:
@@ -157,6 +164,30 @@ def _change_to(directory: str | None, environment: tuple[str, ...]) -> None:
         if not name or not equals:
             raise click.UsageError(f"--env {assignment}: expected NAME=VALUE")
         os.environ[name] = value
+    return before
+
+
+def _here() -> str:
+    """The current directory as the shell calls it: as a link, say, that leads somewhere else at the next upgrade."""
+    called = os.environ.get("PWD", "")
+    with contextlib.suppress(OSError):
+        if os.path.isabs(called) and os.path.samefile(called, os.curdir):
+            return called
+    return os.getcwd()
+
+
+def _check_concurrency() -> None:
+    """Let WEB_CONCURRENCY be a number of workers, or not be set: gunicorn reads it, too, when it is imported."""
+    text = os.environ.get("WEB_CONCURRENCY")
+    if text is None:
+        return
+    if not text.strip():
+        del os.environ["WEB_CONCURRENCY"]
+        return
+    if not text.strip().isdecimal() or not 1 <= int(text) <= _MOST_WORKERS:
+        raise click.UsageError(
+            f"WEB_CONCURRENCY={text}: expected a number of workers from 1 to {_MOST_WORKERS}, or nothing"
+        )
 
 
 def _plan(target: Target, arguments: dict[str, Any], patch: bool, given: dict[str, Any], plan_fd: int | None) -> None:
@@ -173,19 +204,25 @@ def _plan(target: Target, arguments: dict[str, Any], patch: bool, given: dict[st
     if plan_fd is None:
         from ..config import as_yaml
 
-        click.echo(as_yaml(settings), nl=False)
+        click.echo(as_yaml(settings, daemon=plan.daemon), nl=False)
         return
     with open(plan_fd, "wb") as pipe:
         pipe.write(msgspec.json.encode(plan))
 
 
-def _checked_plan() -> tuple[Plan, list[str]]:
-    """The plan, made by another process, and the command of that. Ends this process when there is none."""
+def _checked_plan(started_in: str | None) -> tuple[Plan, Command]:
+    """The plan, made by another process, and the command of that. Ends this process when there is none.
+
+    That process starts where this one did, for the sake of a relative PYTHONPATH, and changes to where this one is.
+    """
     from multiprocessing.util import _args_from_interpreter_flags  # type: ignore[attr-defined]  # not in the stubs
 
-    from ..daemon.checking import Checking
+    from ..daemon.checking import Checking, Command
 
-    command = [sys.executable, *_args_from_interpreter_flags(), "-m", "dploylib", *sys.argv[1:]]
+    arguments = [sys.executable, *_args_from_interpreter_flags(), "-m", "dploylib", *sys.argv[1:]]
+    if started_in is not None:
+        arguments += ["--chdir", os.getcwd()]  # of two, the last one counts
+    command = Command(arguments, started_in)
     status, said, plan = Checking(command).wait()
     click.echo(said, err=True, nl=False)
     if plan is None:

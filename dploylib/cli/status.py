@@ -25,9 +25,10 @@ def command(pidfile: str | None, run_dir: str | None, name: str | None, as_json:
     """Show the services that `dploylib serve` runs, each with its workers.
 
     Without options, all of this user. The exit status is 0 when there is one, and all that there are are ready and have
-    said so within the last 10 seconds; otherwise it is 1.
+    said so within the last 10 seconds; otherwise it is 1. During an upgrade a service is shown twice, the old one and
+    the new one: it is ready when one of them is, and the new one has the pid file FILE.2.
     """
-    from ..daemon.run_dir import base_directory, statuses
+    from ..daemon.finding import base_directory, statuses
 
     pid = None if pidfile is None else _pid_in(pidfile)
     found = [
@@ -35,14 +36,15 @@ def command(pidfile: str | None, run_dir: str | None, name: str | None, as_json:
     ]
     if not found:
         where = base_directory() if run_dir is None else run_dir
-        hint = "; one that has its run directory elsewhere is found by --run-dir" if run_dir is None else ""
+        hint = "; one of another user, or of systemd, is found by --run-dir" if run_dir is None else ""
         click.echo(f"no such service is running: there is none in {where}{hint}", err=True)
         raise SystemExit(ExitCode.FAILED)
     for status in found:
         status["silent"] = max(0.0, round(time.time() - status["written"], 1))
         for line in [json.dumps(status)] if as_json else _lines(status):
             click.echo(line)
-    if not all(status["state"] in ("ready", "reloading") and status["silent"] < _SILENT for status in found):
+    ready = {one["run_dir"] for one in found if one["state"] in ("ready", "reloading") and one["silent"] < _SILENT}
+    if ready != {one["run_dir"] for one in found}:
         raise SystemExit(ExitCode.FAILED)
 
 
@@ -58,6 +60,10 @@ def _pid_in(file: str) -> int:
 def _lines(status: dict[str, Any]) -> list[str]:
     up = time.time() - status["started"]
     lines = [f"{status['name']} ({status['pid']}): {status['state']}, up {up:.0f} s, generation {status['generation']}"]
+    if status["successor"] is not None:
+        lines.append(f"  an upgrade goes on: this is the old one, and {status['successor']} the new one")
+    if status["predecessor"] is not None:
+        lines.append(f"  an upgrade goes on: this is the new one, and {status['predecessor']} the old one")
     if status["silent"] >= _SILENT:
         lines.append(f"  the arbiter has written nothing for {status['silent']:.0f} s: this is how it was then")
     lines += aligned([("", owner, endpoint) for owner, endpoint in status["endpoints"].items()])

@@ -11,6 +11,7 @@ import yaml
 
 from ..security.masked import MASK
 from ..security.settings import Security
+from .daemon import DaemonSettings
 from .model import Settings
 from .problems import Path, is_secret, segment
 
@@ -19,9 +20,15 @@ __all__ = ["as_yaml"]
 _IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+(?=@)")  # the password in postgres://name:password@host
 
 
-def as_yaml(settings: Settings) -> str:
-    """The configuration as YAML: templates, placeholders and single values are in it, and `***` stands for secrets."""
-    return yaml.safe_dump(_plain(settings.configuration, ()), sort_keys=False, allow_unicode=True)
+def as_yaml(settings: Settings, daemon: DaemonSettings | None = None) -> str:
+    """The configuration as YAML: templates, placeholders and single values are in it, and `***` stands for secrets.
+
+    `daemon` is what is used instead of that section.
+    """
+    configuration = settings.configuration
+    if daemon is not None:
+        configuration = msgspec.structs.replace(configuration, daemon=daemon)
+    return yaml.safe_dump(_plain(configuration, ()), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any, path: Path) -> Any:

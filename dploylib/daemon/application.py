@@ -16,6 +16,7 @@ from gunicorn.errors import ConfigError
 from ..config.daemon import size_of
 from ..errors import ConfigurationError, ConfigurationProblem
 from .arbiter import Arbiter
+from .checking import Command
 from .logs import Logger
 from .planning import Plan
 from .worker import Code, Worker
@@ -30,10 +31,10 @@ class Application(BaseApplication):
     """A daemon, for gunicorn.
 
     `plan` says what to run, and `code` is what runs it. `checking` is the command by which a child makes the plan anew:
-    see `Checking`.
+    see `Checking`. Its directory is that in which a second arbiter starts, too.
     """
 
-    def __init__(self, plan: Plan, code: Code, checking: list[str]) -> None:
+    def __init__(self, plan: Plan, code: Code, checking: Command) -> None:
         self.plan = plan
         self.code = code
         self.checking = checking
@@ -50,10 +51,16 @@ class Application(BaseApplication):
     def run(self) -> None:
         """Run the daemon. Returns by `SystemExit`."""
         arbiter = Arbiter(self)
+        if self.checking.directory is not None:
+            arbiter.START_CTX["cwd"] = self.checking.directory
         arbiter.open()
-        if self.cfg.daemon:
-            util.daemonize(self.cfg.enable_stdio_inheritance)
-        arbiter.run()
+        try:
+            if self.cfg.daemon:
+                util.daemonize(self.cfg.enable_stdio_inheritance)
+            arbiter.run()
+        except Exception:  # from its start: whatever comes later, and all that is of a child, ends by SystemExit
+            arbiter.give_up()
+            raise
 
 
 def _config_of(plan: Plan) -> Config:
@@ -64,6 +71,7 @@ def _config_of(plan: Plan) -> Config:
     cfg.set("logger_class", Logger)
     cfg.set("bind", [])  # the endpoints are the arbiter's own
     cfg.set("control_socket_disable", True)
+    cfg.set("disable_redirect_access_to_syslog", True)  # there are no accesses
     cfg.set("proc_name", daemon.name or "dploylib")
     cfg.log_format = daemon.log_format or "text"
     cfg.max_memory = size_of(str(daemon.max_memory)) if daemon.max_memory else 0

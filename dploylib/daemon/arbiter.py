@@ -20,6 +20,7 @@ from .backoff import Backoff
 from .front_keeper import FrontKeeper
 from .listeners import Listener, open_listeners
 from .notifying import Notifier
+from .pid_files import check_pid_file, remove_pid_file
 from .planning import Plan
 from .reloading import Reload
 from .run_dir import RunDir
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Arbiter"]
 
+_SECOND = "GUNICORN_PID"  # is set in the environment of a second arbiter, as long as there is the first one
 _RUN_DIR = "DPLOYLIB_RUN_DIR"
 _LISTENERS = "DPLOYLIB_LISTENERS"
 _TICK = 1.0  # seconds, the most that the arbiter waits
@@ -75,17 +77,32 @@ class Arbiter(arbiter.Arbiter):
         """Open what listens, or take it over: from who was here before, or from systemd. Raises `AddressInUse`."""
         if self.cfg.settings["umask"].get():
             os.umask(self.cfg.umask)
+        if self.cfg.pidfile is not None:
+            check_pid_file(self.cfg.pidfile + (".2" if _SECOND in os.environ else ""))
         self.run_dir = self._make_run_dir()
-        self.plan = self.app.plan = self.plan.with_backends(self.run_dir.path)
-        given = json.loads(os.environ.pop(_LISTENERS, "{}"))
-        if not given:
-            given, self.systemd = activated(self.plan.listening, self.log)
-        self.listen(self.plan, given)
+        try:
+            self.plan = self.app.plan = self.plan.with_backends(self.run_dir.path)
+            given = json.loads(os.environ.pop(_LISTENERS, "{}"))
+            if not given:
+                given, self.systemd = activated(self.plan.listening, self.log)
+            self.listen(self.plan, given)
+        except BaseException:
+            self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """Let nothing be left of what could not start."""
+        alone = _SECOND not in os.environ
+        for listener in self.LISTENERS:
+            listener.close(unlink=alone and not self.systemd)
+        self.run_dir.remove(last=alone)
+        if self.pidfile is not None:
+            self.pidfile.unlink()
 
     def _make_run_dir(self) -> RunDir:
         inherited = os.environ.pop(_RUN_DIR, "")
         if inherited:
-            return RunDir(inherited, self.plan.daemon.run_dir is not None)
+            return RunDir.inherited(inherited)
         return RunDir.make(self.cfg.proc_name, (self.cfg.uid, self.cfg.gid), self.plan.daemon.run_dir)
 
     def listen(self, plan: Plan, given: dict[str, int] | None = None) -> None:
@@ -109,8 +126,8 @@ class Arbiter(arbiter.Arbiter):
         if "GUNICORN_PID" in os.environ:
             self.master_pid = int(os.environ["GUNICORN_PID"])
             self.proc_name += ".2"
-            self.master_name = "Master.2"
             os.environ.pop("GUNICORN_FD", None)
+        self.master_name = self.proc_name  # as it is called where it is logged
         self.pid = os.getpid()
         if self.cfg.pidfile is not None:
             self.pidfile = Pidfile(self.cfg.pidfile + (".2" if self.master_pid else ""))
@@ -263,11 +280,21 @@ class Arbiter(arbiter.Arbiter):
         self._become(worker)
 
     def _become(self, worker: Worker) -> NoReturn:
-        """Be a process of the daemon, in the child, to its end."""
+        """Be a process of the daemon, in the child, to its end: `SystemExit`, which the arbiter's loop lets through."""
+        try:
+            self._be(worker)
+        except SystemExit:
+            raise
+        except BaseException:
+            self.log.exception("%s %d failed", worker.role, worker.pid)
+            sys.exit(_FAILED)
+
+    def _be(self, worker: Worker) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for end in (self._wakeup, self._wakes):
             os.close(end)
         self.front.lose()
+        self.run_dir.let_go()
         for sibling in self.WORKERS.values():
             sibling.forget()
         worker.pid = os.getpid()
@@ -394,18 +421,27 @@ class Arbiter(arbiter.Arbiter):
         for listener in self.LISTENERS:
             os.set_inheritable(listener.fileno(), True)
         handed_over = {key: listener.fileno() for key, listener in self.listeners.items()}
-        self.cfg.env_orig |= {_LISTENERS: json.dumps(handed_over), _RUN_DIR: self.run_dir.path}
         # As it was called: by -m, and with the options of the interpreter.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
-        super().reexec()
+        try:
+            with self.run_dir.handed_over() as run_dir:
+                self.cfg.env_orig |= {_LISTENERS: json.dumps(handed_over), _RUN_DIR: run_dir}
+                super().reexec()
+        except Exception:
+            self.log.exception("a new arbiter could not be started")
+            if os.getpid() != self.pid:  # the child: what there is to clean up is not its own
+                os._exit(_FAILED)
         for listener in self.LISTENERS:
             os.set_inheritable(listener.fileno(), False)
 
     def maybe_promote_master(self) -> None:
         """Become the only one, when the arbiter before this one has ended."""
         second = self.master_pid
+        if second and second != os.getppid() and self.cfg.pidfile is not None:
+            remove_pid_file(self.cfg.pidfile, second)
         super().maybe_promote_master()
         if second and not self.master_pid:
+            self.master_name = self.proc_name
             for listener in self.LISTENERS:
                 listener.own()
             # systemd has noted that we are no child of its own, as we were not then, and would wait for nobody when it
@@ -414,17 +450,17 @@ class Arbiter(arbiter.Arbiter):
 
     def stop(self, graceful: bool = True) -> None:
         """Stop the processes: running handlers have the graceful timeout, if it is to be graceful."""
+        self.maybe_promote_master()  # it may be a moment since the arbiter before this one has ended
         if self.reexec_pid:  # that one goes on, and to systemd, so does the service
             self.notifier.hand_over(self.reexec_pid)
         else:
             self._tell_systemd("STOPPING=1\nSTATUS=stopping")
-        alone = self.reexec_pid == self.master_pid == 0
         self._end_processes(graceful)
+        alone = self.reexec_pid == self.master_pid == 0
         for listener in self.LISTENERS:
             listener.close(unlink=alone and not self.systemd)
         self.LISTENERS, self.listeners = [], {}
-        if alone:
-            self.run_dir.remove()
+        self.run_dir.remove(last=alone)
 
     def _end_processes(self, graceful: bool) -> None:
         if self._reload is not None:
@@ -473,6 +509,8 @@ class Arbiter(arbiter.Arbiter):
         status = {
             "name": self.cfg.proc_name,
             "pid": self.pid,
+            "predecessor": self.master_pid or None,
+            "successor": self.reexec_pid or None,
             "state": state,
             "started": self.started,
             "written": time.time(),

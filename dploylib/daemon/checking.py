@@ -8,30 +8,40 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from typing import NamedTuple
 
 import msgspec
 
 from .planning import Plan
 
-__all__ = ["Checking"]
+__all__ = ["Checking", "Command"]
 
 _LONGEST = 120.0  # seconds
 _SOME = 65536
 
 
+class Command(NamedTuple):
+    """What such a child runs, and the directory in which it starts, unless it is the current one, or gone."""
+
+    arguments: list[str]
+    directory: str | None = None
+
+
 class Checking:
     """One such child. It gets `--plan-fd N` behind the command, and writes the plan there as JSON."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: Command) -> None:
         self._reads, writes = os.pipe()
         self._errors, error_writes = os.pipe()
         for end in (self._reads, self._errors):
             os.set_blocking(end, False)
         self._said: dict[int, bytes] = {self._reads: b"", self._errors: b""}
         self._due = time.monotonic() + _LONGEST
+        directory = command.directory
         try:
             self._child = subprocess.Popen(
-                [*command, "--plan-fd", str(writes)],
+                [*command.arguments, "--plan-fd", str(writes)],
+                cwd=directory if directory is not None and os.path.isdir(directory) else None,
                 pass_fds=[writes],
                 stdin=subprocess.DEVNULL,
                 stdout=error_writes,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import logging.handlers
+import re
 from typing import Any
 
 from gunicorn import glogging
@@ -10,6 +12,8 @@ from gunicorn import glogging
 from ..logs import formatter
 
 __all__ = ["Logger"]
+
+_SYSLOG_FORMAT = "[%(process)d]: %(levelname)s %(name)s: %(message)s"
 
 
 class Logger(glogging.Logger):
@@ -29,5 +33,9 @@ class Logger(glogging.Logger):
         for handler in self.error_log.handlers:
             if type(handler) in (logging.StreamHandler, logging.FileHandler):
                 handler.setFormatter(formatter(cfg.log_format, process=True))
+            elif isinstance(handler, logging.handlers.SysLogHandler):
+                # Who it is, first, and without what would end that to syslog (RFC 3164, 4.1.3).
+                tag = re.sub(r"[^\w.-]", "_", cfg.syslog_prefix or cfg.proc_name)
+                handler.setFormatter(logging.Formatter(f"{tag}{_SYSLOG_FORMAT}"))
             root.addHandler(handler)
         self.error_log.name = "dploylib.daemon"  # who it is, is nothing that whoever reads the log needs to know

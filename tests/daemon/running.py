@@ -32,7 +32,8 @@ class RunningDaemon:
     """`dploylib serve` of `daemon_target.py`, of which `directory` has a copy, with this configuration.
 
     `options` are of the command line. It is ready when it is there, unless it is not to be waited for. `launcher` is a
-    command that runs it, and gets `descriptors`.
+    command that runs it, and gets `descriptors`. With `chdir`, all of it but what it prints is below the directory,
+    there, and the command has relative paths only.
     """
 
     def __init__(
@@ -45,17 +46,22 @@ class RunningDaemon:
         environment: Mapping[str, str] | None = None,
         launcher: Sequence[str] = (),
         descriptors: Sequence[int] = (),
+        chdir: str = "",
     ) -> None:
         self.directory = directory
-        self.service = directory / "target_service.py"
-        self.file = directory / "config.yaml"
-        self.run_dir = directory / "run"
-        self.pidfile = directory / "pid"
+        home = directory / chdir
+        home.mkdir(exist_ok=True)
+        self.service = home / "target_service.py"
+        self.file = home / "config.yaml"
+        self.run_dir = home / "run"
+        self.pidfile = home / "pid"
         self.log_file = directory / "log"
         self.service.write_text(TARGET.read_text() + code)
         self.configure(configuration or {"servers": {"echo": {"request": {"uri": "tcp://127.0.0.1:*"}}}})
-        self.command = [*launcher, sys.executable, "-m", "dploylib", "serve", str(self.service), "-c", str(self.file)]
-        self.command += ["--run-dir", str(self.run_dir), "-p", str(self.pidfile), *options]
+        paths = [self.service, self.file, self.run_dir, self.pidfile]
+        service, file, run_dir, pidfile = (str(path.relative_to(home) if chdir else path) for path in paths)
+        self.command = [*launcher, sys.executable, "-m", "dploylib", "serve", service, "-c", file, "-p", pidfile]
+        self.command += ["--run-dir", run_dir, *(["--chdir", chdir] if chdir else []), *options]
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
@@ -93,12 +99,18 @@ class RunningDaemon:
         """What it has logged."""
         return self.log_file.read_text()
 
+    def statuses(self) -> list[dict[str, Any]]:
+        """What its arbiters say of themselves that run, the first one first."""
+        found = []
+        for file in self.run_dir.glob("status.*.json"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                os.kill(int(file.suffixes[0][1:]), 0)
+                found.append(json.loads(file.read_text()))
+        return sorted(found, key=lambda status: float(status["started"]))
+
     def status(self) -> dict[str, Any]:
-        """What it says of itself; {} when it says nothing."""
-        with contextlib.suppress(OSError, ValueError):
-            found: dict[str, Any] = json.loads((self.run_dir / "status.json").read_text())
-            return found
-        return {}
+        """What it says of itself, and if there is a second arbiter, what that does; {} when it says nothing."""
+        return next(reversed(self.statuses()), {})
 
     def processes(self, role: str = "worker", state: str = "ready", generation: int | None = None) -> list[int]:
         """The process ids of a role that are in this state."""
@@ -155,11 +167,23 @@ class RunningDaemon:
         self.send(number)
         return self.process.wait(PATIENCE)
 
+    def all_processes(self) -> set[int]:
+        """Every process that is in its directory: also those of a second arbiter that nobody has waited for."""
+        found = set()
+        for one in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended
+                if (one / "cwd").readlink().is_relative_to(self.directory.resolve()):
+                    found.add(int(one.name))
+        return found
+
     def kill(self) -> None:
         """Let nothing of it be left."""
-        pids = [one["pid"] for one in self.status().get("workers", ())]
-        for pid in [self.process.pid, *pids] if self.process.poll() is None else pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        said = {one["pid"] for status in self.statuses() for one in (status, *status["workers"])}
+        mine = {self.process.pid} if self.process.poll() is None else set()
+        while pids := said | mine | self.all_processes():
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            said, mine = set(), set()
         self.process.wait(PATIENCE)
         self._context.destroy(linger=0)

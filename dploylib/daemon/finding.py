@@ -1,0 +1,121 @@
+"""Where services are found: a file in the run directory for each arbiter, and a directory with all run directories.
+
+That has those which were made there, and symbolic links to those which are elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..errors import EndpointError
+
+__all__ = ["base_directory", "make_base", "pointer_to", "running_in", "status_file", "statuses", "write_status"]
+
+_STATUS = re.compile(r"status\.([1-9]\d{0,8})\.json")
+
+
+def base_directory() -> str:
+    """Where the run directories of this user are: as systemd or the session says, else among the temporary files."""
+    given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if given:
+        return given
+    session = os.environ.get("XDG_RUNTIME_DIR")
+    return os.path.join(session, "dploylib") if session else f"{tempfile.gettempdir()}/dploylib-{os.geteuid()}"
+
+
+def make_base() -> str:
+    """Make `base_directory`, and remove from it what is left of services that were killed.
+
+    Raises `EndpointError` where it cannot be made or trusted.
+    """
+    base = base_directory()
+    try:
+        os.makedirs(base, mode=0o755, exist_ok=True)
+        found = os.lstat(base)
+    except OSError as error:
+        raise EndpointError(f"cannot make {base}: {error.strerror}; use --run-dir") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise EndpointError(f"{base} is not a directory of ours alone: others could listen in; use --run-dir")
+    for name in os.listdir(base):
+        _remove_if_stale(os.path.join(base, name))
+    return base
+
+
+def pointer_to(directory: str) -> str:
+    """The symbolic link by which a run directory is found that is elsewhere."""
+    return os.path.join(base_directory(), hashlib.sha256(os.fsencode(directory)).hexdigest()[:16])
+
+
+def _remove_if_stale(path: str) -> None:
+    with contextlib.suppress(OSError):
+        arbiters = _arbiters_in(path) if os.path.isdir(path) else []
+        if os.path.islink(path):
+            if not os.path.exists(path) or (arbiters and not any(map(_runs, arbiters))):
+                os.unlink(path)
+        elif arbiters and not any(map(_runs, arbiters)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def status_file(directory: str, pid: int) -> str:
+    """The file in which an arbiter says what there is to be known of its processes."""
+    return os.path.join(directory, f"status.{pid}.json")
+
+
+def write_status(directory: str, status: Mapping[str, Any]) -> None:
+    """Write that of this process, as a whole, for whoever may enter the directory."""
+    path = status_file(directory, os.getpid())
+    new = f"{path}.new"
+    with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+        # Not where a link leads to: the directory may be another user's, while we are root.
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC), "w") as file:
+            os.fchmod(file.fileno(), 0o644)
+            json.dump(status, file)
+        os.replace(new, path)
+
+
+def running_in(directory: str) -> list[dict[str, Any]]:
+    """What the arbiters that have this run directory say, the first one first: one, or two during an upgrade.
+
+    Raises `OSError` for a directory that is not there, or may not be read.
+    """
+    found = []
+    for pid in filter(_runs, _arbiters_in(directory)):
+        with contextlib.suppress(FileNotFoundError, ValueError), open(status_file(directory, pid)) as file:
+            found.append(json.load(file) | {"run_dir": os.path.realpath(directory)})
+    return sorted(found, key=lambda status: float(status["started"]))
+
+
+def statuses(path: str | None = None) -> Iterator[dict[str, Any]]:
+    """What the services say of themselves that are found here, or that with this run directory."""
+    base = base_directory()
+    directories = [path] if path else []
+    with contextlib.suppress(OSError):
+        directories = directories or sorted(os.path.join(base, name) for name in os.listdir(base))
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            yield from running_in(directory)
+
+
+def _arbiters_in(directory: str) -> list[int]:
+    return [int(found[1]) for name in os.listdir(directory) if (found := _STATUS.fullmatch(name))]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is of another user
+        return True
+    return True
