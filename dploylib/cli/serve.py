@@ -219,10 +219,10 @@ def _checked_plan(started_in: str | None) -> tuple[Plan, Command]:
 
     from ..daemon.checking import Checking, Command
 
-    arguments = [sys.executable, *_args_from_interpreter_flags(), "-m", "dploylib", *sys.argv[1:]]
+    given = [argument for argument in sys.argv[1:] if argument != "--"]  # more options come behind them
     if started_in is not None:
-        arguments += ["--chdir", os.getcwd()]  # of two, the last one counts
-    command = Command(arguments, started_in)
+        given += ["--chdir", os.getcwd()]  # of two, the last one counts
+    command = Command([sys.executable, *_args_from_interpreter_flags(), "-m", "dploylib", *given], started_in)
     status, said, plan = Checking(command).wait()
     click.echo(said, err=True, nl=False)
     if plan is None:

@@ -218,9 +218,10 @@ class Arbiter(arbiter.Arbiter):
                 self.tell_to_stop(others)
             return
         missing = wanted - len(current)
-        if missing > 0 and self.may_start:
+        if missing > 0:
             for _ in range(missing):
-                self.spawn(role)
+                if self.may_start:
+                    self.spawn(role)
         elif missing < 0:
             self.tell_to_stop(current[:-wanted] if wanted else current)
         if others and self._reload is None and self.has_ready(role):
@@ -269,7 +270,13 @@ class Arbiter(arbiter.Arbiter):
         self.cfg.pre_fork(self, worker)
         # A signal that came before the process can take it would be one to the arbiter that it still is.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many, or no memory
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            worker.forget()
+            self.log.error("a %s cannot be started: %s; trying again in %.1f s", role, error, self._backoff.next(0))
+            return
         if pid:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             worker.pid = pid

@@ -63,10 +63,10 @@ class FrontKeeper:
             for flaw in self.configure():
                 arbiter.log.error("%s", flaw)
         except OSError as error:
-            self.lose()
             arbiter.log.error("the front takes no orders: %s", error)
-            for front in arbiter.of(FRONT):
-                arbiter.kill_worker(front.pid, signal.SIGKILL)
+            for pid in {one.pid for one in arbiter.of(FRONT)} | {owner.pid for owner in self.sources}:
+                arbiter.kill_worker(pid, signal.SIGKILL)
+            self.lose()
 
     def configure(self) -> list[str]:
         """Let it do what the plan says. Returns what did not work, a text for each; raises `OSError` if it is gone."""
@@ -127,7 +127,8 @@ class FrontKeeper:
             try:
                 return FrontOwner.connect(path, self._timeout)
             except (FileNotFoundError, ConnectionRefusedError):
-                if time.monotonic() > ends:
+                if time.monotonic() > ends or not self._arbiter.of(FRONT):
                     raise
+                self._arbiter.reap_workers()  # it may have ended
                 self._arbiter.notifier.feed()
                 time.sleep(_PAUSE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
@@ -34,6 +35,8 @@ class FrontOwner:
         try:
             self._socket.settimeout(timeout)
             self._socket.connect(control_path)
+            # Of who listens there (unix(7)): pid, uid and gid.
+            self.pid: int = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         except BaseException:
             self._socket.close()
             raise

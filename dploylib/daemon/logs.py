@@ -9,6 +9,7 @@ from typing import Any
 
 from gunicorn import glogging
 
+from ..errors import ConfigurationError, ConfigurationProblem
 from ..logs import formatter
 
 __all__ = ["Logger"]
@@ -25,7 +26,10 @@ class Logger(glogging.Logger):
     def setup(self, cfg: Any) -> None:
         """Log as the settings say."""
         ours = set(self.error_log.handlers)
-        super().setup(cfg)
+        try:
+            super().setup(cfg)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ConfigurationError([ConfigurationProblem("daemon", f"the log cannot be opened: {error}")]) from error
         root = logging.getLogger()
         for handler in [one for one in root.handlers if one in ours]:
             root.removeHandler(handler)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gunicorn import util
 from gunicorn.workers import base
 
+from ..errors import AddressInUse
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -274,7 +276,11 @@ class Worker(base.Worker):
         self._begin_to_live()
         self._state = "ready"
         self._report()
-        Front(front_control(self.run_dir), reopen_logs=self.log.reopen_files).run()
+        try:
+            Front(front_control(self.run_dir), reopen_logs=self.log.reopen_files).run()
+        except AddressInUse as error:  # by that of an arbiter that was killed, which finishes what it has
+            log.error("%s, and has not ended yet", error)
+            sys.exit(1)
 
 
 def set_title(role: str, name: str) -> None:

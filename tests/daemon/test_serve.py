@@ -590,6 +590,42 @@ def test_a_front_that_is_killed_is_replaced_and_clients_only_connect_again(tmp_p
 # What else there is ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("upgraded", [False, True], ids=["of this arbiter", "of the arbiter before"])
+def test_a_front_that_hangs_is_replaced(tmp_path, upgraded):
+    # With a watchdog that has to be fed the arbiter waits for no more than a second.
+    with RunningDaemon(tmp_path, "-w", "2", environment={"WATCHDOG_USEC": "4000000"}) as daemon:
+        [front] = daemon.processes("front")
+        if upgraded:
+            daemon.send(signal.SIGUSR2)
+            daemon.wait_logged("ready: ", 2)
+            daemon.send(signal.SIGTERM)
+            assert daemon.process.wait(30) == 0
+            wait_until(lambda: daemon.pidfile.exists() and daemon.status()["pid"] == int(daemon.pidfile.read_text()))
+        os.kill(front, signal.SIGSTOP)
+        wait_until(lambda: not running(front))
+        wait_until(lambda: daemon.processes("front") not in ([], [front]))
+        assert daemon.ask()
+
+
+def test_a_service_whose_arbiter_was_killed_starts_again_when_its_front_has_answered_what_it_had(tmp_path):
+    with zmq.Context() as context, context.socket(zmq.REQ) as req:
+        req.linger = 0
+        configuration = configured({"told": {"uri": f"ipc://{tmp_path}/told"}})
+        with RunningDaemon(tmp_path, "-w", "2", configuration=configuration) as daemon:
+            req.connect(daemon.endpoint("echo.told"))
+            req.send_multipart([b"", b"text/plain", b"wait 3"])
+            wait_until(lambda: daemon.status()["front"]["lanes"]["echo.told"]["in_flight"])
+            daemon.send(signal.SIGKILL)
+            daemon.process.wait(30)
+            configuration = configured({"told": {}})
+            with RunningDaemon(tmp_path, "-w", "2", configuration=configuration, ready=False) as again:
+                assert req.poll(30_000)
+                assert req.recv_multipart()[-1].endswith(b" wait")
+                again.wait_ready()
+                assert again.ask()
+                assert "Traceback" not in again.log
+
+
 def test_the_command_line_counts_more_than_the_configuration_and_this_more_than_the_environment(tmp_path):
     for options, section, workers in ((["-w", "3"], {"workers": 2}, 3), ([], {"workers": 2}, 2), ([], {}, 4)):
         done = subprocess.run(

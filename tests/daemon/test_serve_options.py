@@ -549,3 +549,27 @@ def test_lines_in_syslog_begin_with_the_name_of_the_service(tmp_path, syslog, op
     said = [one[3] for one in found]
     assert said[0].startswith("starting dploylib")
     assert said[-1] == "Shutting down: parrot:1"
+
+
+def test_options_end_where_two_dashes_say_so(tmp_path):
+    (tmp_path / "target_service.py").write_text((ROOT / "tests/daemon/daemon_target.py").read_text())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(configured()))
+    command = [sys.executable, "-m", "dploylib", "serve", "--check-config", "-c", "config.yaml", "--"]
+    done = subprocess.run(
+        [*command, "target_service.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("option", [("--log-file", "/nowhere/log"), ("--log-syslog", "--log-syslog-facility", "odd")])
+def test_a_log_that_cannot_be_opened_is_told_in_a_line(tmp_path, option):
+    with RunningDaemon(tmp_path, *option, ready=False) as daemon:
+        assert daemon.process.wait(30) == 3
+    assert "daemon: the log cannot be opened: " in daemon.log
+    assert "Traceback" not in daemon.log
+    assert not list(tmp_path.glob("run/*"))
