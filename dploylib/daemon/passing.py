@@ -34,8 +34,8 @@ from ..errors import (
 )
 from ..security import Credentials, Security
 from ..servers.declare import SocketDescription
-from ..servers.fronted import BYE, DONE, GONE, HELLO, READY, VERSION, Ready, numbers_in
-from ..transport import MAX_FRAMES, PROBLEM_MIMETYPE, Context, Socket
+from ..servers.fronted import BYE, DONE, GONE, HELLO, READY, VERSION, Ready, numbers_in, pack, unpack
+from ..transport import PROBLEM_MIMETYPE, Context, Socket
 from ..transport.complaints import Complaints
 from ..transport.envelope import Envelope, adopt
 from ..transport.problems import is_problem, problem_of
@@ -69,7 +69,6 @@ _MOST_WAITING = 1000  # replies for one such client
 _MOST_DEAF = 10_000  # clients that are remembered for not reading
 _MOST_PATIENCE = 1.0  # seconds for which a lane that closes goes on to answer those who ask
 _CLOSING_LINGER = 1.0  # seconds
-_NOBODY = msgspec.msgpack.encode(("", ""))
 
 
 class Counts:
@@ -172,7 +171,7 @@ class Passing:
         self._answers = lane.socket_type != "pull"
         self._matches = lane.socket_type == "rep"
         self._clients = self._bind_clients(lane, context, descriptors)
-        self._names = self._clients.guard is not None or not self._answers
+        self._guard = self._clients.guard
         try:
             self._backend = context.socket("router", {"router_mandatory": 1, "sndhwm": 0, "linger": 0})
             try:
@@ -187,7 +186,6 @@ class Passing:
             self._clients.close(linger=0)
             raise
         self._clients.max_frames = lane.max_frames
-        self._backend._most_frames = MAX_FRAMES + 2  # with two routing ids
         loop = gevent.get_hub().loop
         self._soon: Any = loop.timer(_SOON)
         self._later: Any = loop.timer(_RETRY_PAUSE)
@@ -445,21 +443,17 @@ class Passing:
 
     def _give(self, worker: _Worker, frames: list[Any], deaths: int = 0) -> None:
         """Send a message to a worker. When that does not work, it waits for another one."""
-        if self._names:
-            guard = self._clients.guard
-            sender = _NOBODY
-            if guard is not None:
-                if guard.has_put_out(frames[-1]):
-                    self.counts.forbidden += 1
-                    problem = Forbidden(f"who has sent this to {self.lane.name} may not connect any more")
-                    self._refuse(frames, problem)
-                    return
-                sender = guard.told(frames[-1])
-            sent = [worker.id, sender, *frames]
+        guard = self._guard
+        if guard is None:
+            packed = pack(frames)
+        elif guard.has_put_out(frames[-1]):
+            self.counts.forbidden += 1
+            self._refuse(frames, Forbidden(f"who has sent this to {self.lane.name} may not connect any more"))
+            return
         else:
-            sent = [worker.id, *frames]
+            packed = pack([guard.told(frames[-1]), *frames])
         try:
-            if not self._backend.send_at_once(sent):
+            if not self._backend.send_at_once([worker.id, *packed]):
                 raise TransientError(f"no room for a message to worker {worker.pid}")
         except Unroutable:
             self._again.appendleft((frames, deaths))
@@ -504,12 +498,16 @@ class Passing:
                 self._drained += 1
                 break
             count += 1
-            frames = backend.receive_frames(copy=False)
-            worker = workers.get(frames[0])
-            if not frames[1]:
-                self._hear(worker, *frames)
+            id, *packed = backend.receive_frames(copy=False)
+            worker = workers.get(id)
+            if not packed[0]:
+                self._hear(worker, id, *packed)
                 continue
-            del frames[0]
+            try:
+                frames = unpack(packed)
+            except msgspec.MsgspecError as error:
+                self._complain("odd", f"{self.lane.name}: a worker sends what is no message: {error}")
+                continue
             if worker is None or not self._answers:
                 self.counts.unmatched += 1
                 continue
@@ -557,7 +555,7 @@ class Passing:
         """Hear what a worker says besides messages."""
         try:
             if not verb:  # it is just connected
-                self._tell(id, HELLO, b"1" if self._names else b"0")
+                self._tell(id, HELLO, b"1" if self._guard is not None else b"0")
             elif verb == READY:
                 self._welcome(worker, id, msgspec.msgpack.decode(word, type=Ready))
             elif verb == DONE and worker is not None:
