@@ -160,7 +160,7 @@ class Passing:
         self._deaths = deaths
         self._workers: dict[bytes, _Worker] = {}
         self._ready: list[_Worker] = []  # those that take messages, who had one last at the end
-        self._again: deque[tuple[list[Any], int]] = deque()  # messages that another worker had before, and its deaths
+        self._waiting: deque[tuple[list[Any], int]] = deque()  # messages for whoever is free, and how many died of each
         self._slow: dict[bytes, deque[list[Any]]] = {}  # replies to clients that do not read
         self._deaf: set[bytes] = set()
         self._in_a_row = 0
@@ -223,7 +223,7 @@ class Passing:
             "answered": counts.answered,
             "again": counts.again,
             "in_flight": self.in_flight,
-            "waiting": len(self._again),
+            "waiting": len(self._waiting),
             "full": self._free_worker() is None,
             "problems": {name: getattr(counts, name) for name in _PROBLEMS},
             "dropped": {name: getattr(counts, name) for name in _DROPPED},
@@ -295,8 +295,8 @@ class Passing:
             for frames in worker.held.values():
                 self._lose(frames, f"the front of {name} was closed before it was answered")
             self._tell(worker.id, BYE)
-        while self._again:
-            self._lose(self._again.popleft()[0], f"the front of {name} was closed before anybody handled it")
+        while self._waiting:
+            self._lose(self._waiting.popleft()[0], f"the front of {name} was closed before anybody handled it")
         lost = 0 if self._answers else self._discard()
         if lost:
             log.error("%s: %d messages that were received were given to nobody before the end", name, lost)
@@ -320,7 +320,7 @@ class Passing:
         held = {id(frames): frames for worker in self._workers.values() for frames in worker.held.values()}
         while held and time.monotonic() < ends:
             now = {id(frames) for worker in self._workers.values() for frames in worker.held.values()}
-            now |= {id(frames) for frames, _ in self._again}
+            now |= {id(frames) for frames, _ in self._waiting}
             held = {key: frames for key, frames in held.items() if key in now}
             gevent.sleep(_RETRY_PAUSE)
         if seconds:
@@ -396,17 +396,12 @@ class Passing:
     # From clients to workers -----------------------------------------------------------------------------------
 
     def _serve_clients(self) -> bool:
-        """Give messages to workers that take them. Returns whether there were any."""
-        clients, again = self._clients, self._again
+        """Read as many messages as workers take, and give them out. Returns whether there were any."""
+        clients, waiting = self._clients, self._waiting
+        room = sum(max(0, worker.credit - len(worker.held)) for worker in self._ready)
+        takes_all = self._turns_away or (self.lane.rejects and self._ready)
         count = 0
-        while count < _BATCH:
-            worker = self._free_worker()
-            if again and worker is not None:
-                self._give(worker, *again.popleft())
-                count += 1
-                continue
-            if worker is None and not self._turns_away and not (self.lane.rejects and self._ready):
-                break
+        while count < _BATCH and (takes_all or len(waiting) < room):
             if not clients.readable(self._in_a_row > _LIKELY):
                 self._in_a_row = 0
                 break
@@ -423,10 +418,13 @@ class Passing:
             if self._turns_away:
                 self.counts.closed += 1
                 self._refuse(frames, ShuttingDown(f"the service of {self.lane.name} is shutting down"))
-            elif worker is None:
-                self._reject(frames)
+            elif len(waiting) < room:
+                waiting.append((frames, 0))
             else:
-                self._give(worker, frames)
+                self._reject(frames)
+        while waiting and (worker := self._free_worker()) is not None:
+            self._give(worker, *waiting.popleft())
+            count += 1
         return count > 0
 
     def _free_worker(self) -> _Worker | None:
@@ -441,7 +439,7 @@ class Passing:
                 found, least = worker, share
         return found
 
-    def _give(self, worker: _Worker, frames: list[Any], deaths: int = 0) -> None:
+    def _give(self, worker: _Worker, frames: list[Any], deaths: int) -> None:
         """Send a message to a worker. When that does not work, it waits for another one."""
         guard = self._guard
         if guard is None:
@@ -456,11 +454,11 @@ class Passing:
             if not self._backend.send_at_once([worker.id, *packed]):
                 raise TransientError(f"no room for a message to worker {worker.pid}")
         except Unroutable:
-            self._again.appendleft((frames, deaths))
+            self._waiting.appendleft((frames, deaths))
             self._lose_link(worker)
             return
         except TransientError:
-            self._again.appendleft((frames, deaths))
+            self._waiting.appendleft((frames, deaths))
             raise
         worker.sent = number = worker.sent + 1
         worker.held[number] = frames
@@ -490,7 +488,15 @@ class Passing:
     # From workers to clients -----------------------------------------------------------------------------------
 
     def _hear_workers(self) -> bool:
-        """Read what workers have sent. Returns whether there was anything."""
+        """Hear what workers have sent, and send their replies. Returns whether there was anything."""
+        replies: list[list[Any]] = []
+        try:
+            return self._read_workers(replies)
+        finally:
+            for frames in replies:  # one after the other: libzmq's thread then wakes up once for several
+                self._send(frames)
+
+    def _read_workers(self, replies: list[list[Any]]) -> bool:
         backend, workers, matches = self._backend, self._workers, self._matches
         count = 0
         while count < _BATCH:
@@ -517,7 +523,7 @@ class Passing:
                     self.counts.unmatched += 1
                     continue
                 self._release(worker, number)
-            self._send(frames)
+            replies.append(frames)
         return count > 0
 
     @staticmethod
@@ -622,7 +628,7 @@ class Passing:
 
     def _is_wanted(self) -> bool:
         """Whether there is something for workers to do that nobody has been given."""
-        return bool(self._again) or (not self._answers and self._clients.has_input())
+        return bool(self._waiting) or (not self._answers and self._clients.has_input())
 
     def _take_no_more(self, worker: _Worker) -> None:
         if worker in self._ready:
@@ -673,7 +679,7 @@ class Passing:
                     self._lose(frames, f"{deaths} workers are gone that had this message, which may be why")
                     continue
             self.counts.again += 1
-            self._again.append((frames, deaths))
+            self._waiting.append((frames, deaths))
         worker.held.clear()
         self._look_soon()
 
