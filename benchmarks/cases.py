@@ -70,7 +70,14 @@ C = Contender("libzmq in C", C_ECHO)
 ON_REP = (SEND, RETURN, MANY, PYZMQ, GREEN, ASYNCIO, ZERORPC, GRPC, C)
 ON_ROUTER = (SEND, RETURN, PYZMQ, GREEN, ASYNCIO, C)
 FRONT = Contender("front, 2 workers", "front_")
-ON_FRONT = (FRONT, Contender("front, 4 workers", "front_", ("--workers", "4")), RETURN, PYZMQ)
+ON_FRONT = (
+    FRONT,
+    Contender("front, 4 workers", "front_", ("--workers", "4")),
+    Contender("zmq.proxy, 2 workers", "proxy"),
+    Contender("zmq.proxy, 4 workers", "proxy", ("--workers", "4")),
+    RETURN,
+    PYZMQ,
+)
 LOOPS = (SEND, PYZMQ, GREEN, ASYNCIO)
 
 IDLE = (SEND, GREEN, ASYNCIO)
