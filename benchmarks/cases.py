@@ -78,6 +78,7 @@ ON_FRONT = (
     RETURN,
     PYZMQ,
 )
+SERVED = (Contender("1 worker", "serve", ("--workers", "1")), Contender("2 workers", "serve"))
 LOOPS = (SEND, PYZMQ, GREEN, ASYNCIO)
 
 IDLE = (SEND, GREEN, ASYNCIO)
@@ -198,6 +199,15 @@ CASES = (
         for role in ("rep", "router")
     ),
     Case("front", "REP echo through a front, 64 B, 100 outstanding", "echo", ON_FRONT, role="rep", outstanding=100),
+    Case(
+        "computing",
+        "dploylib serve, handlers that compute for some ms, 16 outstanding",
+        "served",
+        SERVED,
+        role="computing",
+        outstanding=16,
+        seconds=2,
+    ),
     Case("pull", "PULL sink, 64 B", "pull", LOOPS, role="pull", count=100_000, rcvhwm=1000),
     *(
         Case(f"pub-{n}", f"PUB, 64 B, subscribers: {n}", "pub", LOOPS, role="pub", connections=n, count=count)
