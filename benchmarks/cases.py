@@ -70,7 +70,15 @@ C = Contender("libzmq in C", C_ECHO)
 ON_REP = (SEND, RETURN, MANY, PYZMQ, GREEN, ASYNCIO, ZERORPC, GRPC, C)
 ON_ROUTER = (SEND, RETURN, PYZMQ, GREEN, ASYNCIO, C)
 FRONT = Contender("front, 2 workers", "front_")
-ON_FRONT = (FRONT, Contender("front, 4 workers", "front_", ("--workers", "4")), RETURN, PYZMQ)
+ON_FRONT = (
+    FRONT,
+    Contender("front, 4 workers", "front_", ("--workers", "4")),
+    Contender("zmq.proxy, 2 workers", "proxy"),
+    Contender("zmq.proxy, 4 workers", "proxy", ("--workers", "4")),
+    RETURN,
+    PYZMQ,
+)
+SERVED = (Contender("1 worker", "serve", ("--workers", "1")), Contender("2 workers", "serve"))
 LOOPS = (SEND, PYZMQ, GREEN, ASYNCIO)
 
 IDLE = (SEND, GREEN, ASYNCIO)
@@ -191,6 +199,15 @@ CASES = (
         for role in ("rep", "router")
     ),
     Case("front", "REP echo through a front, 64 B, 100 outstanding", "echo", ON_FRONT, role="rep", outstanding=100),
+    Case(
+        "computing",
+        "dploylib serve, handlers that compute for some ms, 16 outstanding",
+        "served",
+        SERVED,
+        role="computing",
+        outstanding=16,
+        seconds=2,
+    ),
     Case("pull", "PULL sink, 64 B", "pull", LOOPS, role="pull", count=100_000, rcvhwm=1000),
     *(
         Case(f"pub-{n}", f"PUB, 64 B, subscribers: {n}", "pub", LOOPS, role="pub", connections=n, count=count)

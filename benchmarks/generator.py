@@ -44,8 +44,11 @@ def echo_wire(load: Load) -> Wire:
     return Counted("dealer", frames, frames, load.outstanding)
 
 
-def echo(load: Load) -> dict[str, Any]:
-    """Keep `outstanding` requests on their way in every connection, for a warm-up and a measured time."""
+def echo(load: Load, *others: int) -> dict[str, Any]:
+    """Keep `outstanding` requests on their way in every connection, for a warm-up and a measured time.
+
+    `others` are processes that belong to the server.
+    """
     latencies: list[tuple[int, int]] = []
     read_bytes = max(READ_BYTES, min(load.body_bytes * load.outstanding, 1 << 20))
     connections = [
@@ -58,12 +61,17 @@ def echo(load: Load) -> dict[str, Any]:
     turns = all_turns(connections)
     run_for(load.warm_up_seconds, turns)
     latencies.clear()
-    meter = Meter(load.pid)
+    meter = Meter(load.pid, *others)
     result = meter.stop(run_for(load.seconds, turns))
     result |= percentiles(latencies)
     for connection in connections:
         connection.answered()
     return result
+
+
+def served(load: Load) -> dict[str, Any]:
+    """Do the same with a daemon, whose CPU is that of all its processes."""
+    return echo(load, *process.family(load.pid)[1:])
 
 
 def secured(load: Load) -> dict[str, Any]:
@@ -285,6 +293,7 @@ def idle(load: Load) -> dict[str, Any]:
 
 KINDS: dict[str, Callable[[Load], dict[str, Any]]] = {
     "echo": echo,
+    "served": served,
     "secured": secured,
     "pull": pull,
     "pub": pub,

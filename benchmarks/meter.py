@@ -10,12 +10,15 @@ from benchmarks import process
 
 
 class Meter:
-    """Time and CPU from now until `stop`: the server's, this process's, and that of everything else."""
+    """Time and CPU from now until `stop`: the server's, this process's, and that of everything else.
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    A server may be several processes, the first of which counts for its memory.
+    """
+
+    def __init__(self, *pids: int) -> None:
+        self._pids = pids
         self._all = process.all_cpu()
-        self._server = process.cpu(pid)
+        self._server = self._cpu()
         self._mine = time.process_time()
         self._began = time.perf_counter()
 
@@ -23,7 +26,7 @@ class Meter:
         """Return the figures for so many messages."""
         seconds = time.perf_counter() - self._began
         mine = time.process_time() - self._mine
-        server = process.cpu(self._pid) - self._server
+        server = self._cpu() - self._server
         others = process.all_cpu() - self._all - mine - server.process / 1e9
         each = max(messages, 1)
         return {
@@ -36,8 +39,11 @@ class Meter:
             "server_busy": server.process / 1e9 / seconds,
             "generator_busy": mine / seconds,
             "others_busy": max(0.0, others / seconds),
-            "rss_kib": process.resident(self._pid) / 1024,
+            "rss_kib": process.resident(self._pids[0]) / 1024,
         }
+
+    def _cpu(self) -> process.CPU:
+        return sum(map(process.cpu, self._pids), process.CPU(0, 0))
 
 
 def percentiles(latencies: Sequence[tuple[int, int]]) -> dict[str, float]:

@@ -14,8 +14,20 @@ class CPU:
     process: int
     main_thread: int
 
+    def __add__(self, other: CPU) -> CPU:
+        return CPU(self.process + other.process, self.main_thread + other.main_thread)
+
     def __sub__(self, earlier: CPU) -> CPU:
         return CPU(self.process - earlier.process, self.main_thread - earlier.main_thread)
+
+
+def family(pid: int) -> list[int]:
+    """Return the process id, and those of all processes that this one has started, or these have."""
+    found = [pid]
+    for one in found:
+        for children in Path(f"/proc/{one}/task").glob("*/children"):
+            found += map(int, children.read_text().split())
+    return found
 
 
 def cpu(pid: int) -> CPU:

@@ -53,6 +53,7 @@ RSS = (Column("RSS MiB", "rss_kib", 1024),)
 COLUMNS = {
     "echo": (*COST, *LATENCY, *RSS, *GENERATOR),
     "secured": (*COST, *LATENCY, *RSS, *GENERATOR),
+    "served": (COST[0], COST[1], *LATENCY, *GENERATOR),
     "client": (*COST, *LATENCY, *SERVER),
     "queue": (*COST, *LATENCY, *RSS, *GENERATOR),
     "pull": (*COST, *RSS, *GENERATOR),
@@ -76,7 +77,7 @@ many CPUs the generator, the server and everything else on the machine kept busy
 generator than the server, which then may have had to wait for it. In tables of clients, CPU is the client's for a call;
 there, a ! says that the server was busier than the client."""
 # Kinds in which what is measured may have to wait for somebody else, and who these are, the measured one last.
-LOADED = dict.fromkeys(("echo", "secured", "queue", "pull", "pub"), ("generator", "server"))
+LOADED = dict.fromkeys(("echo", "secured", "served", "queue", "pull", "pub"), ("generator", "server"))
 LOADED["client"] = ("server", "client")
 
 

@@ -421,6 +421,17 @@ def test_many_connections_are_measured(tmp_path):
         assert figures["messages"] > 0
 
 
+def test_what_passes_messages_on_is_measured(tmp_path):
+    for figures in run("front", tmp_path, "front, 2 workers", "zmq.proxy, 2 workers"):
+        assert figures["messages"] > 0
+
+
+def test_a_daemon_is_measured_with_all_its_processes(tmp_path):
+    for figures in run("computing", tmp_path, "1 worker", "2 workers", seconds=0.02):
+        assert figures["messages"] > 0
+        assert figures["cpu_us"] > 0
+
+
 def test_json_is_measured(tmp_path):
     for figures in run("json", tmp_path, "dploylib", "pyzmq, msgspec", "pyzmq, json"):
         assert figures["messages"] > 0

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import socket
-import tempfile
 import time
 
-from benchmarks.servers import common
+from benchmarks.servers import common, processes
 
 
 def echo(arguments):
     """Pass on what comes to workers, which send it back, in processes of their own."""
     from dploylib.daemon.front import Front
 
-    directory = tempfile.mkdtemp(prefix="dl-")
-    ends, open_while_this_runs = os.pipe()
-    if os.fork() == 0:
-        os.close(open_while_this_runs)
-        own(arguments, directory, ends)
-    os.close(ends)
+    directory = processes.started_beside(own, arguments)
     Front(f"{directory}/control").run()
 
 
-def own(arguments, directory, ends):
-    """Start the workers, configure the front, and end the workers with it."""
+def own(directory, workers, arguments):
+    """Start the workers, and configure the front."""
     from dploylib.daemon.front_owner import FrontOwner
     from dploylib.daemon.lane import Lane
 
@@ -34,27 +25,16 @@ def own(arguments, directory, ends):
     uri = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
     options = (("sndhwm", 0), ("rcvhwm", arguments.rcvhwm))
     backend = f"ipc://{directory}/backend"
-    workers = []
-    for _ in range(arguments.workers):
-        pid = os.fork()
-        if pid == 0:
-            work(arguments, uri, backend)
-        workers.append(pid)
-    try:
-        owner = connected(f"{directory}/control", FrontOwner)
-        lane = Lane("bench", "request", arguments.role, (uri,), backend, options, arguments.concurrency)
-        flaws = owner.configure([lane], {uri: listener.fileno()})
-        if flaws:
-            raise SystemExit("\n".join(flaws))
-        while len(owner.status()["lanes"]["bench.request"]["workers"]) < len(workers):
-            time.sleep(0.01)
-        common.announce(uri)
-        os.read(ends, 1)
-    finally:
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(directory, ignore_errors=True)
-        os._exit(0)
+    workers.extend(processes.forked(work, arguments, uri, backend) for _ in range(arguments.workers))
+    owner = connected(f"{directory}/control", FrontOwner)
+    lane = Lane("bench", "request", arguments.role, (uri,), backend, options, arguments.concurrency)
+    flaws = owner.configure([lane], {uri: listener.fileno()})
+    if flaws:
+        raise SystemExit("\n".join(flaws))
+    while len(owner.status()["lanes"]["bench.request"]["workers"]) < len(workers):
+        time.sleep(0.01)
+    common.announce(uri)
+    return owner  # whose connection keeps the front
 
 
 def connected(path, owner_class):
@@ -80,7 +60,6 @@ def work(arguments, uri, backend):
     service.add_server("bench", EchoServer)
     service.placement = Placement(None, {("bench", "request"): Place(front=backend)})
     service.run(config_dict={"servers": {"bench": {"request": {"uri": uri, "concurrency": arguments.concurrency}}}})
-    os._exit(0)
 
 
 if __name__ == "__main__":

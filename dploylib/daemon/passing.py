@@ -34,8 +34,8 @@ from ..errors import (
 )
 from ..security import Credentials, Security
 from ..servers.declare import SocketDescription
-from ..servers.fronted import BYE, DONE, GONE, HELLO, READY, VERSION, Ready, numbers_in
-from ..transport import MAX_FRAMES, PROBLEM_MIMETYPE, Context, Socket
+from ..servers.fronted import BYE, DONE, GONE, HELLO, READY, VERSION, Ready, numbers_in, pack, unpack
+from ..transport import PROBLEM_MIMETYPE, Context, Socket
 from ..transport.complaints import Complaints
 from ..transport.envelope import Envelope, adopt
 from ..transport.problems import is_problem, problem_of
@@ -69,7 +69,6 @@ _MOST_WAITING = 1000  # replies for one such client
 _MOST_DEAF = 10_000  # clients that are remembered for not reading
 _MOST_PATIENCE = 1.0  # seconds for which a lane that closes goes on to answer those who ask
 _CLOSING_LINGER = 1.0  # seconds
-_NOBODY = msgspec.msgpack.encode(("", ""))
 
 
 class Counts:
@@ -161,7 +160,7 @@ class Passing:
         self._deaths = deaths
         self._workers: dict[bytes, _Worker] = {}
         self._ready: list[_Worker] = []  # those that take messages, who had one last at the end
-        self._again: deque[tuple[list[Any], int]] = deque()  # messages that another worker had before, and its deaths
+        self._waiting: deque[tuple[list[Any], int]] = deque()  # messages for whoever is free, and how many died of each
         self._slow: dict[bytes, deque[list[Any]]] = {}  # replies to clients that do not read
         self._deaf: set[bytes] = set()
         self._in_a_row = 0
@@ -172,7 +171,7 @@ class Passing:
         self._answers = lane.socket_type != "pull"
         self._matches = lane.socket_type == "rep"
         self._clients = self._bind_clients(lane, context, descriptors)
-        self._names = self._clients.guard is not None or not self._answers
+        self._guard = self._clients.guard
         try:
             self._backend = context.socket("router", {"router_mandatory": 1, "sndhwm": 0, "linger": 0})
             try:
@@ -187,7 +186,6 @@ class Passing:
             self._clients.close(linger=0)
             raise
         self._clients.max_frames = lane.max_frames
-        self._backend._most_frames = MAX_FRAMES + 2  # with two routing ids
         loop = gevent.get_hub().loop
         self._soon: Any = loop.timer(_SOON)
         self._later: Any = loop.timer(_RETRY_PAUSE)
@@ -225,7 +223,7 @@ class Passing:
             "answered": counts.answered,
             "again": counts.again,
             "in_flight": self.in_flight,
-            "waiting": len(self._again),
+            "waiting": len(self._waiting),
             "full": self._free_worker() is None,
             "problems": {name: getattr(counts, name) for name in _PROBLEMS},
             "dropped": {name: getattr(counts, name) for name in _DROPPED},
@@ -297,8 +295,8 @@ class Passing:
             for frames in worker.held.values():
                 self._lose(frames, f"the front of {name} was closed before it was answered")
             self._tell(worker.id, BYE)
-        while self._again:
-            self._lose(self._again.popleft()[0], f"the front of {name} was closed before anybody handled it")
+        while self._waiting:
+            self._lose(self._waiting.popleft()[0], f"the front of {name} was closed before anybody handled it")
         lost = 0 if self._answers else self._discard()
         if lost:
             log.error("%s: %d messages that were received were given to nobody before the end", name, lost)
@@ -322,7 +320,7 @@ class Passing:
         held = {id(frames): frames for worker in self._workers.values() for frames in worker.held.values()}
         while held and time.monotonic() < ends:
             now = {id(frames) for worker in self._workers.values() for frames in worker.held.values()}
-            now |= {id(frames) for frames, _ in self._again}
+            now |= {id(frames) for frames, _ in self._waiting}
             held = {key: frames for key, frames in held.items() if key in now}
             gevent.sleep(_RETRY_PAUSE)
         if seconds:
@@ -398,17 +396,12 @@ class Passing:
     # From clients to workers -----------------------------------------------------------------------------------
 
     def _serve_clients(self) -> bool:
-        """Give messages to workers that take them. Returns whether there were any."""
-        clients, again = self._clients, self._again
+        """Read as many messages as workers take, and give them out. Returns whether there were any."""
+        clients, waiting = self._clients, self._waiting
+        room = sum(max(0, worker.credit - len(worker.held)) for worker in self._ready)
+        takes_all = self._turns_away or (self.lane.rejects and self._ready)
         count = 0
-        while count < _BATCH:
-            worker = self._free_worker()
-            if again and worker is not None:
-                self._give(worker, *again.popleft())
-                count += 1
-                continue
-            if worker is None and not self._turns_away and not (self.lane.rejects and self._ready):
-                break
+        while count < _BATCH and (takes_all or len(waiting) < room):
             if not clients.readable(self._in_a_row > _LIKELY):
                 self._in_a_row = 0
                 break
@@ -425,10 +418,13 @@ class Passing:
             if self._turns_away:
                 self.counts.closed += 1
                 self._refuse(frames, ShuttingDown(f"the service of {self.lane.name} is shutting down"))
-            elif worker is None:
-                self._reject(frames)
+            elif len(waiting) < room:
+                waiting.append((frames, 0))
             else:
-                self._give(worker, frames)
+                self._reject(frames)
+        while waiting and (worker := self._free_worker()) is not None:
+            self._give(worker, *waiting.popleft())
+            count += 1
         return count > 0
 
     def _free_worker(self) -> _Worker | None:
@@ -443,30 +439,26 @@ class Passing:
                 found, least = worker, share
         return found
 
-    def _give(self, worker: _Worker, frames: list[Any], deaths: int = 0) -> None:
+    def _give(self, worker: _Worker, frames: list[Any], deaths: int) -> None:
         """Send a message to a worker. When that does not work, it waits for another one."""
-        if self._names:
-            guard = self._clients.guard
-            sender = _NOBODY
-            if guard is not None:
-                if guard.has_put_out(frames[-1]):
-                    self.counts.forbidden += 1
-                    problem = Forbidden(f"who has sent this to {self.lane.name} may not connect any more")
-                    self._refuse(frames, problem)
-                    return
-                sender = guard.told(frames[-1])
-            sent = [worker.id, sender, *frames]
+        guard = self._guard
+        if guard is None:
+            packed = pack(frames)
+        elif guard.has_put_out(frames[-1]):
+            self.counts.forbidden += 1
+            self._refuse(frames, Forbidden(f"who has sent this to {self.lane.name} may not connect any more"))
+            return
         else:
-            sent = [worker.id, *frames]
+            packed = pack([guard.told(frames[-1]), *frames])
         try:
-            if not self._backend.send_at_once(sent):
+            if not self._backend.send_at_once([worker.id, *packed]):
                 raise TransientError(f"no room for a message to worker {worker.pid}")
         except Unroutable:
-            self._again.appendleft((frames, deaths))
+            self._waiting.appendleft((frames, deaths))
             self._lose_link(worker)
             return
         except TransientError:
-            self._again.appendleft((frames, deaths))
+            self._waiting.appendleft((frames, deaths))
             raise
         worker.sent = number = worker.sent + 1
         worker.held[number] = frames
@@ -496,7 +488,15 @@ class Passing:
     # From workers to clients -----------------------------------------------------------------------------------
 
     def _hear_workers(self) -> bool:
-        """Read what workers have sent. Returns whether there was anything."""
+        """Hear what workers have sent, and send their replies. Returns whether there was anything."""
+        replies: list[list[Any]] = []
+        try:
+            return self._read_workers(replies)
+        finally:
+            for frames in replies:  # one after the other: libzmq's thread then wakes up once for several
+                self._send(frames)
+
+    def _read_workers(self, replies: list[list[Any]]) -> bool:
         backend, workers, matches = self._backend, self._workers, self._matches
         count = 0
         while count < _BATCH:
@@ -504,12 +504,16 @@ class Passing:
                 self._drained += 1
                 break
             count += 1
-            frames = backend.receive_frames(copy=False)
-            worker = workers.get(frames[0])
-            if not frames[1]:
-                self._hear(worker, *frames)
+            id, *packed = backend.receive_frames(copy=False)
+            worker = workers.get(id)
+            if not packed[0]:
+                self._hear(worker, id, *packed)
                 continue
-            del frames[0]
+            try:
+                frames = unpack(packed)
+            except msgspec.MsgspecError as error:
+                self._complain("odd", f"{self.lane.name}: a worker sends what is no message: {error}")
+                continue
             if worker is None or not self._answers:
                 self.counts.unmatched += 1
                 continue
@@ -519,7 +523,7 @@ class Passing:
                     self.counts.unmatched += 1
                     continue
                 self._release(worker, number)
-            self._send(frames)
+            replies.append(frames)
         return count > 0
 
     @staticmethod
@@ -557,7 +561,7 @@ class Passing:
         """Hear what a worker says besides messages."""
         try:
             if not verb:  # it is just connected
-                self._tell(id, HELLO, b"1" if self._names else b"0")
+                self._tell(id, HELLO, b"1" if self._guard is not None else b"0")
             elif verb == READY:
                 self._welcome(worker, id, msgspec.msgpack.decode(word, type=Ready))
             elif verb == DONE and worker is not None:
@@ -624,7 +628,7 @@ class Passing:
 
     def _is_wanted(self) -> bool:
         """Whether there is something for workers to do that nobody has been given."""
-        return bool(self._again) or (not self._answers and self._clients.has_input())
+        return bool(self._waiting) or (not self._answers and self._clients.has_input())
 
     def _take_no_more(self, worker: _Worker) -> None:
         if worker in self._ready:
@@ -675,7 +679,7 @@ class Passing:
                     self._lose(frames, f"{deaths} workers are gone that had this message, which may be why")
                     continue
             self.counts.again += 1
-            self._again.append((frames, deaths))
+            self._waiting.append((frames, deaths))
         worker.held.clear()
         self._look_soon()
 

@@ -2,8 +2,11 @@
 
 A front binds a ROUTER for each socket that it stands before, and the workers connect a DEALER each. What a client sends
 reaches the worker with the frames that a bound ROUTER would have seen, and what the worker sends goes to the client
-whose routing id is in the first frame. Where it matters who sent a message, and for `pull`, where there is no routing
-id, a frame stands in front of all that: a msgpack list of the id and the address by which ZAP knows the sender.
+whose routing id is in the first frame. Where it matters who sent a message, a frame stands in front of all that: a
+msgpack list of the id and the address by which ZAP knows the sender.
+
+All of these are one frame between front and worker, a msgpack list, since each frame costs both of them a microsecond.
+Only a large body stands behind it as it is, see `pack`.
 
 So the first frame of a message is never empty. With an empty one it is said, from worker to front:
 
@@ -27,20 +30,20 @@ from __future__ import annotations
 import os
 import uuid
 from array import array
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import gevent
 import msgspec
 import zmq
 from gevent.event import Event
 
-from ..errors import SendTimeout, SocketClosed, TransientError
+from ..errors import SocketClosed, TransientError
 from ..transport import MAX_FRAMES, Context, Socket, SocketHandler
 from ..transport.guard import RemoteGuard
-from ..transport.reading import LARGE, read_routed
+from ..transport.reading import LARGE, read_message
 
-__all__ = ["BYE", "DONE", "GONE", "HELLO", "READY", "VERSION", "FrontLink", "Ready", "numbers_in"]
+__all__ = ["BYE", "DONE", "GONE", "HELLO", "READY", "VERSION", "FrontLink", "Ready", "numbers_in", "pack", "unpack"]
 
 VERSION = 1
 HELLO, READY, DONE, BYE, GONE = b"HELLO", b"READY", b"DONE", b"BYE", b"GONE"
@@ -64,6 +67,22 @@ def numbers_in(frame: Any) -> array[int]:
     numbers = array("Q")
     numbers.frombytes(frame)
     return numbers
+
+
+def pack(frames: Sequence[Any]) -> list[Any]:
+    """What goes between front and worker for a message: for at least one frame, anything with the buffer protocol."""
+    last = frames[-1]
+    return [_encode(frames)] if len(last) < LARGE else [_encode(frames[:-1]), last]
+
+
+def unpack(packed: list[Any]) -> list[Any]:
+    """The frames of a message that was packed. Raises `msgspec.MsgspecError` for what was not."""
+    frames: list[Any] = _decode(packed[0])
+    return frames + packed[1:]
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=bytes).encode
+_decode = msgspec.msgpack.Decoder(Annotated[list[bytes], msgspec.Meta(min_length=1)]).decode
 
 
 class FrontLink:
@@ -97,6 +116,7 @@ class FrontLink:
             socket.name = name
             socket.credentials = None  # the directory of the endpoint is for us alone
             socket._read = self._read
+            socket._pack = pack
             socket._most_frames = MAX_FRAMES  # the front has looked
             socket.set_option(
                 "immediate", True
@@ -155,14 +175,14 @@ class FrontLink:
     def _read(self, zmq_socket: Any, flags: int = _DONTWAIT, large: int = LARGE) -> list[Any]:
         """Read the next message, and hear what the front says in between."""
         while True:
-            frames = read_routed(zmq_socket, flags, large)
-            first = frames[0]
-            if first:
+            frames = read_message(zmq_socket, flags, large)
+            if frames[0]:
                 self._taken += 1
+                frames = unpack(frames)
                 if self._names:
-                    del frames[0]
+                    sender = frames.pop(0)
                     if self._guard is not None:
-                        self._guard.sender = first
+                        self._guard.sender = sender
                 return frames
             self._hear(*frames[1:])
 
@@ -202,7 +222,7 @@ class FrontLink:
             while self._unsaid:
                 self._send(*self._unsaid[0])
                 del self._unsaid[0]
-        except (SendTimeout, TransientError):
+        except TransientError:
             if self._leaving and self._is_unlimited:  # so that nobody is there, who could have anything for us
                 self.released.set()
             self._speaks_soon = True
@@ -211,7 +231,10 @@ class FrontLink:
             self._done, self._unsaid = [], []
 
     def _send(self, *words: bytes) -> None:
-        self.socket.send_frames([b"", *words], timeout=0)
+        sent = self.socket.send_at_once([b"", *words])
+        self.socket.look()
+        if not sent:
+            raise TransientError("the front is gone, or reads nothing")
         self.socket.sent -= 1  # which is for what users send
 
 

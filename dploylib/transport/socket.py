@@ -130,6 +130,7 @@ class Socket(Sender):
         self._waiter = waiter_for(zmq_socket)
         self._type = socket_type_name(zmq_socket.type)
         self._read = reader_for(self._type)
+        self._pack: Callable[[Sequence[Any]], Sequence[Any]] | None = None  # makes other frames of those of a message
         # Where it is our turn to send, reading raises that, and nothing ever comes.
         self._input_events = _POLLIN | _POLLOUT if self._type in TURN_TYPES else _POLLIN
         self._timeouts = {"rcvtimeo": -1, "sndtimeo": -1}  # milliseconds; zmq.green ignores libzmq's own
@@ -598,6 +599,8 @@ class Socket(Sender):
                 raise TypeError(f"a frame must be contiguous in memory, and {frame!r} is not")
         if not frames:
             raise TypeError("a message needs at least one frame")
+        if self._pack is not None:
+            frames = self._pack(frames)
         waiter = self._waiter
         try:
             if type(frames[-1]) is bytes and len(frames[-1]) >= LARGE:

@@ -444,6 +444,29 @@ def test_replies_that_are_for_no_request_are_dropped_and_counted(stage):
     assert stage.status()["dropped"]["unmatched"] == 2
 
 
+def test_what_a_worker_sends_that_is_no_message_is_dropped(stage):
+    uri = stage.lane("request")
+    stage.configure()
+    stage.start_workers()
+    odd = stage.client(stage.lanes[0].backend, "dealer")
+    for frames in ([b"\xc1"], [b"no", b"list"], [b"\x90"], [b"", b"what"], [b"", b"READY", b"me"]):
+        odd.send_multipart(frames)
+    client = stage.client(uri)
+    assert [ask(client, f"echo {number}") for number in range(10)] == [str(number) for number in range(10)]
+    assert len(stage.pids()) == 1
+
+
+def test_what_a_handler_sends_is_never_taken_for_a_word_of_its_worker(stage):
+    uri = stage.lane("peers", "router")
+    stage.configure()
+    stage.start_workers(1, "peers")
+    peer = stage.client(uri, "dealer")
+    request(peer, "word")
+    assert reply(peer)[1] == b"said"
+    stage.wait_until(lambda: stage.status("peers")["dropped"]["gone"] == 1)
+    assert len(stage.pids("peers")) == 1
+
+
 def test_large_bodies_pass(stage):
     uri = stage.lane("request")
     stage.configure()

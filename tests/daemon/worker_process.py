@@ -66,6 +66,11 @@ class Tested(Server):
         self.sockets.request.send_frames([b"nobody", b"no", b"delimiter"])
         return "odd"
 
+    def do_word(self, *_):
+        """Send what looks like the word with which a worker leaves."""
+        self.sockets.peers.send_frames([b"", b"BYE"])
+        return "said"
+
     def do_silence(self, *_):
         return None
 
