@@ -49,6 +49,7 @@ VERSION = 1
 HELLO, READY, DONE, BYE, GONE = b"HELLO", b"READY", b"DONE", b"BYE", b"GONE"
 
 _DONTWAIT = int(zmq.DONTWAIT)
+_BYE_PAUSE = 1.0  # seconds
 _RETRY_PAUSE = 0.02  # seconds
 _REPLY_PATIENCE = 5000  # milliseconds for which a reply may wait for a front that is gone, or reads nothing
 
@@ -161,7 +162,13 @@ class FrontLink:
         if not self._leaving:
             self._leaving = True
             if self._turn:
-                self._say(BYE)
+                self._ask_to_leave()
+
+    def _ask_to_leave(self) -> None:
+        """Say BYE until it is answered: a front that has just been killed takes one that nobody reads."""
+        if not self.released.is_set() and not self.socket.closed:
+            self._say(BYE)
+            _call_later(self._ask_to_leave, _BYE_PAUSE)
 
     def close(self) -> None:
         """Say the last word, which is that nothing is begun any more. The server closes the socket."""
