@@ -450,16 +450,3 @@ def test_every_example_is_in_the_table():
     there = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"} | {"demo.py"}
     first = "\n".join(re.findall(r"^\|(.*?)\|", table, re.M))
     assert set(re.findall(r"\[(.+?)/?\]\(", first)) == there
-
-
-@pytest.mark.parametrize(
-    "page", ["README.md", "examples/README.md", "examples/dploy/README.md", "examples/serving/README.md"]
-)
-def test_every_link_leads_somewhere(page):
-    path = ROOT / page
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text()):
-        linked = path.parent / target
-        assert linked.exists(), target
-        if anchor:
-            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
-            assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
