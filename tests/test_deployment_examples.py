@@ -67,10 +67,6 @@ def with_root():
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def links_of(text):
-    return re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text)
-
-
 # systemd ------------------------------------------------------------------------------------------------------------
 
 

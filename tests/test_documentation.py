@@ -1,4 +1,4 @@
-"""Every sample of README.md and docs/ runs.
+"""Every sample of README.md and docs/ runs, and every link between files of this repository leads somewhere.
 
 The ```python blocks of a page run in order, in one interpreter and one namespace, in a temporary directory. An HTML
 comment right before a block says otherwise:
@@ -129,6 +129,72 @@ def run(page: Path, directory: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES])
 def test_the_samples_of_a_page_run(page, tmp_path):
     run(page, tmp_path)
+
+
+# Links --------------------------------------------------------------------------------------------------------------
+
+NOT_OURS = {".venv", "_build", "node_modules"}
+TEXTS = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part in NOT_OURS or part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
+
+
+def without_blocks(text):
+    """The text without its blocks of code, in which `#` begins no heading and nothing is a link."""
+    kept, fence = [], ""
+    for line in text.splitlines():
+        opening = FENCE.match(line)
+        if not fence and opening:
+            fence = opening["fence"]
+        elif fence and re.fullmatch(rf" *{fence[0]}{{{len(fence)},}} *", line):
+            fence = ""
+        elif not fence:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def links_of(text):
+    """The links to files, and to headings of this one: path and anchor, either of which may be ''."""
+    prose = re.sub(r"`[^`\n]*`", "`", without_blocks(text))
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
+    return [target.partition("#")[::2] for target in targets if not re.match(r"\w+:", target)]
+
+
+def anchors_of(text):
+    """The anchors of the headings, as GitHub and Sphinx name them. The second of two equal ones ends with -1."""
+    anchors = []
+    for title in re.findall(r"^#{1,6} (.*)$", without_blocks(text), re.M):
+        anchor = re.sub(r"[^\w -]", "", re.sub(r"\]\([^)]*\)", "", title).strip().lower()).replace(" ", "-")
+        anchors.append(f"{anchor}-{anchors.count(anchor)}" if anchor in anchors else anchor)
+    return anchors
+
+
+@pytest.mark.once("files, and nothing else")
+@pytest.mark.parametrize("path", TEXTS, ids=[path.relative_to(ROOT).as_posix() for path in TEXTS])
+def test_every_link_leads_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    for target, anchor in links_of(text):
+        linked = path.parent / target if target else path
+        assert linked.exists(), f"there is no {target}"
+        assert linked.resolve().is_relative_to(ROOT), f"{target} is not in this repository"
+        if anchor:
+            assert anchor in anchors_of(linked.read_text(encoding="utf-8")), f"{target} has no heading for #{anchor}"
+
+
+def test_links_and_anchors_are_found():
+    text = page(
+        "# A title, `with` [a link](other.md#part)!",
+        "See [this](#a-title) and [that](https://example.org/#not), ![image](x.png) and `[code](no.md)`.",
+        "```",
+        "# no heading [no](link.md)",
+        "```",
+        "## Twice",
+        "## Twice",
+    )
+    assert links_of(text) == [("other.md", "part"), ("", "a-title"), ("x.png", "")]
+    assert anchors_of(text) == ["a-title-with-a-link", "twice", "twice-1"]
 
 
 # The extractor ------------------------------------------------------------------------------------------------------

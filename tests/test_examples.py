@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,10 @@ def started(command, **options):
 def from_run_on(name):
     """The commands of an example from the one on that runs its service."""
     return list(
-        itertools.dropwhile(lambda one: one[:2] != ["dploylib", "run"], commands(EXAMPLES / name / "service.py"))
+        itertools.dropwhile(
+            lambda one: one[:2] not in (["dploylib", "run"], ["dploylib", "serve"]),
+            commands(EXAMPLES / name / "service.py"),
+        )
     )
 
 
@@ -236,6 +240,88 @@ def test_a_server_that_crashes_is_started_again_and_the_other_one_goes_on():
     assert f"counter has handled {counts[-1]} requests since it was started" in [entry["message"] for entry in log]
 
 
+# What the log says when a signal has done its work, in the order in which they are sent.
+ANSWERS = [
+    ("TTIN", "3 workers"),
+    ("TTOU", "2 workers"),
+    ("HUP", "reloaded"),
+    ("HUP", "not reloaded, nothing has changed"),
+    ("KILL", "was ended by SIGKILL"),
+    ("TERM", "Shutting down"),
+]
+
+
+@pytest.mark.timeout(180)
+def test_the_daemon_goes_as_it_says(tmp_path):
+    """Type the commands of its README, from top to bottom, in as many terminals as it has."""
+    shutil.copytree(EXAMPLES / "serving", tmp_path / "examples" / "serving")
+    config, log = tmp_path / "examples" / "serving" / "config.yaml", tmp_path / "log"
+    with tempfile.TemporaryDirectory(prefix="dl-") as short, contextlib.ExitStack() as stack:
+        config.write_text(re.sub(r"tcp://127\.0\.0\.1:\$\{\w+:-(\d+)\}", rf"ipc://{short}/\1", config.read_text()))
+        page = (EXAMPLES / "serving" / "README.md").read_text()
+        session = re.sub(r"tcp://127\.0\.0\.1:(\d+)", rf"ipc://{short}/\1", page)
+        options = {"cwd": tmp_path, "env": {**ENVIRONMENT, "XDG_RUNTIME_DIR": short}, "text": True}
+        answers, ask, asking = iter(ANSWERS), [], None
+        for command, printed in re.findall(r"^\$ (.*)\n((?:(?!```|\$ ).*\n)*)", session, re.M):
+            words = shlex.split(command)
+            if words[:2] == ["dploylib", "serve"] and "--check-config" not in words:
+                stderr = stack.enter_context(log.open("w"))
+                daemon = stack.enter_context(started(words, **options, stderr=stderr))
+                wait_logged(daemon, log, "clients connect to ")
+            elif words[-1] == "10":
+                pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+                asking = stack.enter_context(started([*words[:-1], "5"], **options, **pipes))  # seconds
+            elif words[0] == "kill":
+                signal_name, answer = next(answers)
+                assert words[1] == f"-{signal_name}"
+                assert answer in page or signal_name == "TERM"
+                before = log.read_text().count(answer)
+                assert typed(command, options) == (0, "")
+                wait_logged(daemon, log, answer, before + 1)
+            else:
+                status, output = typed(command, options)
+                assert (status, kinds(output)) == (0, kinds(printed)), command
+                ask = words if "client.py" in command else ask
+            if asking is not None and answer == "reloaded":
+                output, error = asking.communicate(timeout=PATIENCE)
+                assert (asking.returncode, error) == (0, "")  # nothing was lost
+                assert set(re.findall(r"times (.*)", output)) <= {"hello, world", "good day, world"}
+                asking = None
+                _, output = typed(shlex.join(ask), options)
+                assert re.findall(r"times (.*)|^numbers (\d+)", output, re.M) == [("good day, world", ""), ("", "4")]
+        assert list(answers) == []
+        assert daemon.wait(PATIENCE) == 0
+    said = log.read_text()
+    assert "general.greeting has changed: applied" in said
+    assert said.count("1 worker processes have died since the start") == 1
+    assert not (tmp_path / "serving.pid").exists()
+    assert "greeting: hello" in config.read_text()
+
+
+def typed(command, options):
+    """What a shell does with a command: its status, and what it says."""
+    done = subprocess.run(
+        [*SHELL, command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE, **options
+    )
+    return done.returncode, done.stdout
+
+
+def kinds(output):
+    """An output without what differs each time: numbers, widths, and what each worker has counted."""
+    return sorted(
+        re.sub(r"\d+", "N", " ".join(re.sub(r"(MiB).*", r"\1", line).split())) for line in output.splitlines()
+    )
+
+
+def wait_logged(process, log, text, times=1):
+    """Wait until a service has logged this so many times."""
+    ends = time.monotonic() + PATIENCE
+    while log.read_text().count(text) < times:
+        assert process.poll() is None or text in log.read_text(), log.read_text()
+        assert time.monotonic() < ends, f"waited in vain for {text!r} in\n{log.read_text()}"
+        time.sleep(0.05)
+
+
 def test_the_scripts_need_no_service():
     serve, ask = commands(EXAMPLES / "scripts" / "server.py")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -361,16 +447,6 @@ def serving(command, directory):
 
 def test_every_example_is_in_the_table():
     table = (EXAMPLES / "README.md").read_text()
-    there = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and any(path.glob("*.py"))} | {"demo.py"}
-    assert set(re.findall(r"^\| \[(.+?)/?\]\(", table, re.M)) == there
-
-
-@pytest.mark.parametrize("page", ["README.md", "examples/README.md", "examples/dploy/README.md"])
-def test_every_link_leads_somewhere(page):
-    path = ROOT / page
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", path.read_text()):
-        linked = path.parent / target
-        assert linked.exists(), target
-        if anchor:
-            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
-            assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+    there = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"} | {"demo.py"}
+    first = "\n".join(re.findall(r"^\|(.*?)\|", table, re.M))
+    assert set(re.findall(r"\[(.+?)/?\]\(", first)) == there
