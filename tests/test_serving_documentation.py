@@ -15,7 +15,7 @@ from gunicorn.config import KNOWN_SETTINGS
 from dploylib.cli.exit_codes import ExitCode
 from dploylib.cli.serve import command
 from dploylib.config.daemon import HOOKS, DaemonSettings
-from dploylib.daemon import passing, run_dir, worker
+from dploylib.daemon import finding, passing, worker
 from dploylib.daemon.arbiter import Arbiter
 from dploylib.daemon.changes import Change
 from dploylib.daemon.lane import Lane
@@ -127,18 +127,18 @@ def test_what_needs_a_restart_is_listed():
 
 def test_times_are_those_of_the_code():
     from dploylib.cli import status
-    from dploylib.daemon import arbiter, backoff, checking
+    from dploylib.daemon import arbiter, backoff, checking, reloading
 
     for seconds, sentence in {
         checking._LONGEST: "It has {:g} seconds.",
-        arbiter._READY_TIME: "They have {:g} seconds to become ready.",
+        reloading.READY_TIME: "They have {:g} seconds to become ready.",
         arbiter._CLOSING_TIME: "within `graceful_timeout` and {:g} seconds",
         backoff._SOON: "end within {:g} seconds after their start",
         backoff._LONGEST: "after up to {:g} seconds",
         status._SILENT: "{:g} seconds, otherwise with 1",
     }.items():
         assert sentence.format(seconds) in SERVING
-    assert f"`RUN_DIR/{run_dir._STATUS}`" in SERVING
+    assert finding.status_file("RUN_DIR", 0).replace("0", "PID") in SERVING
 
 
 def test_what_the_front_counts_is_explained():
@@ -249,7 +249,7 @@ EXAMPLES_OF_THEM = {
     str(Change("general.greeting", True)),
     "echo.request at tcp://127.0.0.1:14445",
     "Handling signal: hup",  # which gunicorn logs by a variable, as it does when the arbiter ends
-    "Shutting down: Master",
+    "Shutting down: echo",
 }
 UNUSUAL_EXAMPLES_OF_THEM = {
     str(Change("daemon.user", False)),
@@ -291,7 +291,7 @@ def test_each_message_of_the_code_is_explained(message):
 def test_what_the_code_logs_in_texts_made_elsewhere_is_known():
     """One more place that logs a text which this test cannot see needs its example here, and its row there."""
     vague = sorted(one.where.partition(":")[0] for one in LOGGED if one.level >= WARNING and one.pattern in ELSEWHERE)
-    assert vague == ["arbiter.py"] * 4  # a flaw at the start and one of a reload, a change, how a process has ended
+    assert vague == ["arbiter.py", "front_keeper.py", "reloading.py", "reloading.py"]  # how one ended, flaws, a change
 
 
 def test_texts_made_elsewhere_are_explained():

@@ -79,18 +79,18 @@ def _config_of(plan: Plan) -> Config:
         if name not in _OURS:
             _set(cfg, name, value)
     for hook, function in daemon.hooks.items():
-        _set(cfg, hook, _function(hook, function))
+        _set(cfg, hook, _function(hook, function), f"hooks.{hook}")
     return cfg
 
 
-def _set(cfg: Config, name: str, value: Any) -> None:
+def _set(cfg: Config, name: str, value: Any, path: str = "") -> None:
     try:
         if isinstance(value, float):  # seconds, which gunicorn takes whole
             cfg.settings[name].value = value
         else:
             cfg.set(name, value)
     except (ConfigError, TypeError, ValueError) as error:
-        raise ConfigurationError([ConfigurationProblem(f"daemon.{name}", str(error))]) from error
+        raise ConfigurationError([ConfigurationProblem(f"daemon.{path or name}", str(error))]) from error
 
 
 def _function(hook: str, path: str) -> Callable[..., Any]:

@@ -64,6 +64,7 @@ class Arbiter(arbiter.Arbiter):
         self.front = FrontKeeper(self)
         self.notifier = Notifier(self.log)
         self._reload: Reload | None = None
+        self._changed: set[tuple[str, int]] = set()  # files of the code, with the time: each worker tells of it
         self._again = False  # a reload was asked for while another one was going on
         self._backoff = Backoff()
         self._is_up = False
@@ -411,9 +412,10 @@ class Arbiter(arbiter.Arbiter):
         self._tell_systemd()
 
     def _go_on_reloading(self) -> None:
-        changed = {worker.report.pop("changed") for worker in self.WORKERS.values() if "changed" in worker.report}
-        if changed:
-            self.log.info("%s changed", ", ".join(changed))
+        changed = {tuple(one.report.pop("changed")) for one in self.WORKERS.values() if "changed" in one.report}
+        if changed - self._changed:
+            self.log.info("%s changed", ", ".join(sorted(file for file, _ in changed - self._changed)))
+            self._changed |= changed
             self.reload()
         if self._reload is not None and self._reload.go_on():
             self._reload = None

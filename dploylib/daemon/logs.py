@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
+import os
 import re
 from typing import Any
 
@@ -43,3 +45,11 @@ class Logger(glogging.Logger):
                 handler.setFormatter(logging.Formatter(f"{tag}{_SYSLOG_FORMAT}"))
             root.addHandler(handler)
         self.error_log.name = "dploylib.daemon"  # who it is, is nothing that whoever reads the log needs to know
+
+    def reopen_files(self) -> None:
+        """Open the log files again, for the user of the workers, too, where we are root."""
+        super().reopen_files()
+        for handler in self.error_log.handlers:
+            if isinstance(handler, logging.FileHandler):
+                with contextlib.suppress(OSError):
+                    os.chown(handler.baseFilename, self.cfg.user, self.cfg.group)

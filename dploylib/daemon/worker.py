@@ -80,6 +80,7 @@ class Worker(base.Worker):
         self.hears.setblocking(False)
         self._says.setblocking(False)
         self._state = "starting"
+        self._changed: list[Any] = []
         self._service: Any = None
 
     # Seen from the arbiter -------------------------------------------------------------------------------------
@@ -158,7 +159,11 @@ class Worker(base.Worker):
     def _abort(self, number: int, frame: FrameType | None) -> None:
         """The arbiter says that the hub is blocked."""
         stack = "".join(traceback.format_stack(frame)).rstrip() if frame is not None else ""
-        log.critical("nothing else ran for more than %g s: the worker is ended\n%s", self.cfg.timeout, stack)
+        log.critical(
+            "SIGABRT, as it comes when nothing else ran for more than %g s: the worker is ended\n%s",
+            self.cfg.timeout,
+            stack,
+        )
         self.cfg.worker_abort(self)
         logging.shutdown()
         os._exit(1)
@@ -267,7 +272,15 @@ class Worker(base.Worker):
 
         log.warning("code is watched, and loaded again when it changes: for development only")
         engine = reloader_engines[self.cfg.reload_engine]
-        engine(extra_files=self.cfg.reload_extra_files, callback=lambda file: self._say(changed=file)).start()
+        engine(extra_files=self.cfg.reload_extra_files, callback=self._note_change).start()
+
+    def _note_change(self, file: str) -> None:
+        """Tell the arbiter of a change of a file, once: gunicorn's polling engine goes on to say so."""
+        with contextlib.suppress(OSError):
+            change = [file, os.stat(file).st_mtime_ns]
+            if change != self._changed:
+                self._changed = change
+                self._say(changed=change)
 
     def _run_front(self) -> None:
         from .front import Front

@@ -120,6 +120,7 @@ def test_a_service_that_cannot_start_says_why_and_leaves_nothing(tmp_path):
         (["-u", "nobody-of-this-name"], "", None, 3, "daemon.user: No such user"),
         (["--chdir", "/nowhere"], "", None, 2, "No such file or directory"),
         ([], "", configured(daemon={"hooks": {"when_ready": "no.such:thing"}}), 3, "daemon.hooks.when_ready"),
+        ([], "", configured(daemon={"hooks": {"when_ready": "os:getpid"}}), 3, "daemon.hooks.when_ready"),
         ([], "", configured({"request": {"uri": "tcp://127.0.0.1:1/x"}}), 3, "servers.echo.request.uri"),
     ],
 )
@@ -293,7 +294,7 @@ def test_a_service_begins_and_ceases_to_balance_messages_with_a_reload(tmp_path)
 
 
 def test_code_that_changes_is_reloaded_while_one_develops(tmp_path):
-    with RunningDaemon(tmp_path, "--reload") as daemon:
+    with RunningDaemon(tmp_path, "--reload", "-w", "2") as daemon:
         ahead = time.time() + 5
         daemon.service.write_text("def (:")
         os.utime(daemon.service, (ahead, ahead))
@@ -301,6 +302,7 @@ def test_code_that_changes_is_reloaded_while_one_develops(tmp_path):
         daemon.service.write_text((ROOT / "tests/daemon/daemon_target.py").read_text().replace('"1"', '"2"'))
         os.utime(daemon.service, (ahead + 5, ahead + 5))
         wait_until(lambda: daemon.ask().startswith("2 "))
+        assert daemon.log.count("reloading: checking") == 2  # though each worker tells of it, again and again
 
 
 # Signals ---------------------------------------------------------------------------------------------------------
