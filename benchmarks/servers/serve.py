@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
 
 from benchmarks.servers import common, processes
+from dploylib.daemon.finding import statuses
 
 CONFIGURATION = 'servers: {bench: {request: {uri: "tcp://127.0.0.1:*"}}}\n'
 
@@ -26,13 +26,9 @@ def serve(arguments):
 
 def tell_where(directory, _):
     """Say where the service is, as soon as it is ready."""
-    status = Path(directory) / "run" / "status.json"
-    while True:
-        said = json.loads(status.read_text()) if status.exists() else {}
-        if said.get("state") == "ready":
-            common.announce(said["endpoints"]["bench.request"])
-            return
+    while not (ready := [one for one in statuses(str(Path(directory) / "run")) if one["state"] == "ready"]):
         time.sleep(0.01)
+    common.announce(ready[0]["endpoints"]["bench.request"])
 
 
 if __name__ == "__main__":
