@@ -342,8 +342,10 @@ def test_a_service_that_restarts_answers_all_requests(wait_until):
 
         def ask(client, number):
             while not done.is_set():
-                assert client.request(str(number)).text == str(number)
-                answered[number] += 1
+                # In the milliseconds in which the sockets close, requests may be lost: that is told, and never silent.
+                with contextlib.suppress(ConnectionLost):
+                    assert client.request(str(number)).text == str(number)
+                    answered[number] += 1
 
         done = Event()
         with RequestClient(endpoint, timeout=PATIENCE) as client:
@@ -354,9 +356,8 @@ def test_a_service_that_restarts_answers_all_requests(wait_until):
                 service.stop()
                 service.start(config_dict={"servers": {"slow": {"request": {"uri": endpoint}}}})
             done.set()
-            lost = [call for call in gevent.joinall(callers, timeout=PATIENCE) if call.exception]
-            # In the milliseconds in which the sockets close, requests may be lost: that is told, and never silent.
-            assert {type(call.exception) for call in lost} <= {ConnectionLost}
+            for call in callers:
+                call.get(timeout=PATIENCE)
 
 
 # Circuits ----------------------------------------------------------------------------------------------------------

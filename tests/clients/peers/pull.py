@@ -6,6 +6,7 @@ import zmq
 
 socket = zmq.Context().socket(zmq.PULL)
 socket.rcvhwm = 10
+socket.rcvbuf = 100_000  # some kernels have room for 32 MB, otherwise
 socket.bind(sys.argv[1])
 print(socket.get(zmq.LAST_ENDPOINT).rstrip(b"\0").decode(), flush=True)
 while True:
