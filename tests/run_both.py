@@ -15,17 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 PLAIN, PATCHED = "pytest", "dploylib.testing"
 OTHERS = "what has no piece of its own"
 PIECES = [  # the longest ones first, or the last one would run alone
-    (PLAIN, "tests/services"),
-    (PATCHED, "tests/services"),
-    (PLAIN, "tests/hard"),
-    (PLAIN, OTHERS),
     (PLAIN, "tests/daemon"),
+    (PLAIN, OTHERS),
+    (PATCHED, "tests/services"),
+    (PLAIN, "tests/services"),
+    (PATCHED, OTHERS),
+    (PLAIN, "tests/clients"),
+    (PLAIN, "tests/hard"),
     (PATCHED, "tests/daemon"),
     (PLAIN, "tests/cli"),
     (PLAIN, "tests/servers"),
     (PATCHED, "tests/servers"),
-    (PATCHED, OTHERS),
-    (PLAIN, "tests/clients"),
     (PATCHED, "tests/clients"),
     (PLAIN, "tests/testing"),
 ]
