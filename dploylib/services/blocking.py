@@ -95,7 +95,13 @@ class _Watch:
         self._alive = now
 
     def look(self, hub: Any) -> None:
-        """Called by the monitor thread."""
+        """Called by the monitor thread, which gevent ends for good when this raises."""
+        try:
+            self._look(hub)
+        except Exception:
+            log.exception("a hub is blocked, or was; by what, cannot be found out")
+
+    def _look(self, hub: Any) -> None:
         lasted = monotonic() - self._alive
         if lasted >= self._due:
             self._report(hub, lasted)

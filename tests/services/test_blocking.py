@@ -99,6 +99,17 @@ class Blocked(Server):
         return "done"
 
 
+def test_a_failure_to_find_out_does_not_end_the_watch(watched, reports, monkeypatch):
+    def fail(*_: Any) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("the greenlets have changed meanwhile")
+
+    monkeypatch.setattr("dploylib.services.blocking._owner", fail)
+    block(reports, "a hub is blocked, or was; by what, cannot be found")
+    block(reports, "the main greenlet")
+    assert reports.of("the main greenlet")
+
+
 class Held(Server):
     @bind_in("request", "rep")
     def request(self, socket: Any, received: Any) -> str:

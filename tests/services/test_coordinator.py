@@ -2,6 +2,7 @@
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from dploylib.errors import AddressInUse, ServerFailing, ServiceFailing, ServiceStateError
 from dploylib.servers import Hook, Server, bind_in
@@ -107,19 +108,23 @@ def test_a_spawn_that_fails_ends_what_was_spawned_before(make_service, config_fo
 def test_a_coordinator_stopped_while_it_spawns_spawns_no_more(make_service, config_for):
     class Slow(GreenletServerCoordinator):
         spawned = ()
+        go_on = Event()
 
         def spawn(self, run):
             super().spawn(run)
             self.spawned = (*self.spawned, run.name)
-            gevent.sleep(0.05)
+            self.go_on.wait()
 
     coordinator = Slow()
     service = make_service(coordinator, a=Echo, b=Echo)
     starting = gevent.spawn(pytest.raises, ServiceStateError, service.start, config_dict=config_for(service))
     while not coordinator.spawned:
         gevent.sleep(0.001)
-    service.stop(0)
-    starting.get(timeout=10)
+    stopping = gevent.spawn(service.stop, 0)
+    while service.state is not State.STOPPING:
+        gevent.sleep(0.001)
+    coordinator.go_on.set()
+    gevent.joinall([starting, stopping], timeout=10, raise_error=True)
     assert coordinator.spawned == ("a",)
 
 

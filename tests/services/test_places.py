@@ -55,8 +55,8 @@ def test_what_blocks_it_is_logged(running, wait_until, flags, caplog):
     service = running(max_blocking=0.05)
     with Socket.connect_new("req", service.endpoints["mortal"]["request"]) as client:
         client.send_text("block")
-        wait_until(lambda: "has blocked the hub for" in caplog.text)
-        assert "the greenlet 'mortal: Mortal.block' has blocked the hub" in caplog.text
+        # On a loaded machine it may be told of others before.
+        wait_until(lambda: "the greenlet 'mortal: Mortal.block' has blocked the hub" in caplog.text)
         assert "in block; no other greenlet of this hub runs meanwhile: see servers.offload" in caplog.text
         flags.go_on.set()
         assert client.receive_text(timeout=10) == "block"
