@@ -93,10 +93,7 @@ class Arbiter(arbiter.Arbiter):
 
     def give_up(self) -> None:
         """Let nothing be left of what could not start."""
-        alone = _SECOND not in os.environ
-        for listener in self.LISTENERS:
-            listener.close(unlink=alone and not self.systemd)
-        self.run_dir.remove(last=alone)
+        self._stop_listening_at_all()
         if self.pidfile is not None:
             self.pidfile.unlink()
 
@@ -326,6 +323,7 @@ class Arbiter(arbiter.Arbiter):
                     break
                 if pid == self.reexec_pid:
                     self.reexec_pid = 0
+                    self.run_dir.forget(pid)
                     self.log.warning("the new arbiter %d has ended", pid)
                     with contextlib.suppress(OSError):  # the front may be as the other one wanted it
                         self.front.configure()
@@ -436,6 +434,8 @@ class Arbiter(arbiter.Arbiter):
             with self.run_dir.handed_over() as run_dir:
                 self.cfg.env_orig |= {_LISTENERS: json.dumps(handed_over), _RUN_DIR: run_dir}
                 super().reexec()
+            if self.reexec_pid:
+                self.run_dir.expect(self.reexec_pid)
         except Exception:
             self.log.exception("a new arbiter could not be started")
             if os.getpid() != self.pid:  # the child: what there is to clean up is not its own
@@ -445,11 +445,13 @@ class Arbiter(arbiter.Arbiter):
 
     def maybe_promote_master(self) -> None:
         """Become the only one, when the arbiter before this one has ended."""
-        second = self.master_pid
-        if second and second != os.getppid() and self.cfg.pidfile is not None:
-            remove_pid_file(self.cfg.pidfile, second)
+        first = self.master_pid
+        if first and first != os.getppid():
+            self.run_dir.forget(first)
+            if self.cfg.pidfile is not None:
+                remove_pid_file(self.cfg.pidfile, first)
         super().maybe_promote_master()
-        if second and not self.master_pid:
+        if first and not self.master_pid:
             self.master_name = self.proc_name
             for listener in self.LISTENERS:
                 listener.own()
@@ -465,11 +467,18 @@ class Arbiter(arbiter.Arbiter):
         else:
             self._tell_systemd("STOPPING=1\nSTATUS=stopping")
         self._end_processes(graceful)
-        alone = self.reexec_pid == self.master_pid == 0
+        self._stop_listening_at_all()
+
+    def _stop_listening_at_all(self) -> None:
+        """Close what listens; and remove its files, and the run directory, unless there is another arbiter."""
+        self.maybe_promote_master()
+        last = self.run_dir.leave()
         for listener in self.LISTENERS:
-            listener.close(unlink=alone and not self.systemd)
+            if last and not self.systemd:
+                listener.own()
+            listener.close(unlink=last and not self.systemd)
         self.LISTENERS, self.listeners = [], {}
-        self.run_dir.remove(last=alone)
+        self.run_dir.remove(last)
 
     def _end_processes(self, graceful: bool) -> None:
         if self._reload is not None:
