@@ -221,7 +221,8 @@ class Arbiter(arbiter.Arbiter):
                 if self.may_start:
                     self.spawn(role)
         elif missing < 0:
-            self.tell_to_stop(current[:-wanted] if wanted else current)
+            current.sort(key=lambda one: one.state == "ready")  # who is not is missed by nobody
+            self.tell_to_stop(current[:-missing])
         if others and self._reload is None and self.has_ready(role):
             self.tell_to_stop(others)
 

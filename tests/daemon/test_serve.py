@@ -319,6 +319,30 @@ def test_workers_are_added_and_removed_by_signals(tmp_path):
         wait_until(lambda: len(daemon.processes()) == 2)
 
 
+@pytest.mark.parametrize("where", ["setup", "load"])
+def test_of_too_many_workers_one_that_still_starts_goes_first_and_without_complaint(tmp_path, where):
+    code = (
+        "\ndef slowly(self, *arguments, **keywords):\n    while os.path.exists('slow'):\n"
+        "        open('begun', 'w').close()\n        gevent.sleep(0.01)\n"
+        "    return before(self, *arguments, **keywords)\n"
+    )
+    name = {"setup": "Echo.setup", "load": "Service.load"}[where]
+    with RunningDaemon(tmp_path, "-w", "1", code=f"\nbefore = {name}\n{code}\n{name} = slowly\n") as daemon:
+        [ready] = daemon.processes()
+        (tmp_path / "slow").touch()
+        daemon.send(signal.SIGTTIN)
+        wait_until((tmp_path / "begun").exists)
+        [new] = wait_until(lambda: daemon.processes(state="starting"))
+        daemon.send(signal.SIGTTOU)
+        wait_until(lambda: daemon.processes(state="leaving") == [new] or not running(new), daemon.log)
+        (tmp_path / "slow").unlink()
+        wait_until(lambda: not running(new))
+        assert daemon.askers() == {("1", ready)}
+        assert daemon.stop() == 0
+        assert "Traceback" not in daemon.log
+        assert "ERROR" not in daemon.log
+
+
 def test_log_files_are_opened_again(tmp_path):
     file = tmp_path / "the.log"
     with RunningDaemon(tmp_path, "--log-file", str(file), "--log-format", "json") as daemon:
