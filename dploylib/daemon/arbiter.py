@@ -338,7 +338,7 @@ class Arbiter(arbiter.Arbiter):
 
     def _ended(self, worker: Worker, code: int) -> None:
         how = f"was ended by {_signal_name(-code)}" if code < 0 else f"exited with status {code}"
-        expected = worker.told_at is not None and code in (0, -signal.SIGTERM, -signal.SIGQUIT)
+        expected = worker.told_at is not None and code in (0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGQUIT)
         (self.log.debug if expected else self.log.error)("%s %d %s", worker.role, worker.pid, how)
         was_ready = worker.report["state"] == "ready"
         worker.forget()
@@ -484,6 +484,7 @@ class Arbiter(arbiter.Arbiter):
     def _end_processes(self, graceful: bool) -> None:
         if self._reload is not None:
             self._reload.close()
+            self._reload = None
         self.front.release()
         until = time.monotonic() + (self.cfg.graceful_timeout + _CLOSING_TIME if graceful else _QUICK_TIME)
         self._tell_all(signal.SIGTERM if graceful else signal.SIGQUIT)

@@ -248,6 +248,18 @@ def test_a_reload_that_would_fail_changes_nothing(tmp_path, balance, broken, tak
         wait_until(lambda: len(daemon.processes()) == 2 and not set(before) & set(daemon.processes()))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_service_can_be_stopped_while_a_reload_is_checked(tmp_path, number):
+    with RunningDaemon(tmp_path, "-w", "2") as daemon:
+        daemon.service.write_text("import time\n\nopen('begun', 'w').close()\ntime.sleep(1000)\n")
+        daemon.send(signal.SIGHUP)
+        wait_until((tmp_path / "begun").exists)
+        assert daemon.stop(number) == 0, daemon.log
+        assert not daemon.all_processes()
+        assert "Traceback" not in daemon.log
+        assert list(daemon.run_dir.iterdir()) == []
+
+
 @BALANCE
 def test_endpoints_come_and_go_with_a_reload(tmp_path, balance):
     uris = [f"ipc://{tmp_path}/{name}" for name in "ab"]
