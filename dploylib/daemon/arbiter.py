@@ -325,6 +325,8 @@ class Arbiter(arbiter.Arbiter):
                 if pid == self.reexec_pid:
                     self.reexec_pid = 0
                     self.run_dir.forget(pid)
+                    if self.cfg.pidfile is not None:
+                        remove_pid_file(self.cfg.pidfile + ".2", pid)
                     self.log.warning("the new arbiter %d has ended", pid)
                     with contextlib.suppress(OSError):  # the front may be as the other one wanted it
                         self.front.configure()

@@ -423,6 +423,20 @@ def test_two_arbiters_that_are_told_to_stop_at_once_leave_nothing(tmp_path):
         assert not [*daemon.run_dir.iterdir()]
 
 
+def test_of_a_second_arbiter_that_is_killed_nothing_is_left(tmp_path):
+    with RunningDaemon(tmp_path, "-w", "2") as daemon:
+        daemon.send(signal.SIGUSR2)
+        second = wait_until(lambda: next((one["pid"] for one in daemon.statuses()[1:]), None), daemon.log)
+        wait_until((tmp_path / "pid.2").exists)
+        os.kill(second, signal.SIGKILL)
+        daemon.wait_logged(f"the new arbiter {second} has ended")
+        assert not (tmp_path / "pid.2").exists()
+        assert not (daemon.run_dir / f"status.{second}.json").exists()
+        assert daemon.ask().endswith(" x")
+        assert daemon.stop() == 0
+        wait_until(lambda: not daemon.all_processes(), daemon.log)
+
+
 def test_a_second_arbiter_that_cannot_start_changes_nothing(tmp_path):
     with RunningDaemon(tmp_path, "-w", "2") as daemon:
         daemon.service.write_text("def (:")
