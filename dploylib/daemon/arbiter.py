@@ -61,7 +61,7 @@ class Arbiter(arbiter.Arbiter):
         self.started = time.time()
         self.listeners: dict[str, Listener] = {}
         self.run_dir: RunDir
-        self.front = FrontKeeper(self)
+        self.front = FrontKeeper(self, app.plan)
         self.notifier = Notifier(self.log)
         self._reload: Reload | None = None
         self._changed: set[tuple[str, int]] = set()  # files of the code, with the time: each worker tells of it
@@ -82,7 +82,7 @@ class Arbiter(arbiter.Arbiter):
             check_pid_file(self.cfg.pidfile + (".2" if _SECOND in os.environ else ""))
         self.run_dir = self._make_run_dir()
         try:
-            self.plan = self.app.plan = self.plan.with_backends(self.run_dir.path)
+            self.plan = self.app.plan = self.front.plan = self.plan.with_backends(self.run_dir.path)
             given = json.loads(os.environ.pop(_LISTENERS, "{}"))
             if not given:
                 given, self.systemd = activated(self.plan.listening, self.log)

@@ -154,6 +154,8 @@ class Worker(base.Worker):
         if self.role == FRONT:  # it ends when nobody needs it any more
             for number in _STARTING_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
+        else:  # which must not end it, and be why a reload fails
+            signal.signal(signal.SIGUSR1, lambda *_: self.log.reopen_files())
         signal.signal(signal.SIGABRT, self._abort)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 

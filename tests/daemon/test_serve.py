@@ -260,6 +260,24 @@ def test_a_service_can_be_stopped_while_a_reload_is_checked(tmp_path, number):
         assert list(daemon.run_dir.iterdir()) == []
 
 
+def test_a_worker_that_starts_takes_the_signal_for_log_files(tmp_path):
+    slow = "import os, time\n\nopen('begun', 'w').close()\nwhile os.path.exists('slow'):\n    time.sleep(0.01)\n\n"
+    file = tmp_path / "the.log"
+    with RunningDaemon(tmp_path, "-w", "2", "--log-file", str(file)) as daemon:
+        daemon.service.write_text(
+            f"import sys\n\nif '--plan-fd' not in sys.argv:\n    {slow.strip().replace(chr(10), chr(10) + '    ')}\n"
+            + daemon.service.read_text()
+        )
+        (tmp_path / "slow").touch()
+        daemon.send(signal.SIGHUP)
+        wait_until((tmp_path / "begun").exists)
+        file.rename(tmp_path / "the.log.1")
+        daemon.send(signal.SIGUSR1)
+        wait_until(file.exists)
+        (tmp_path / "slow").unlink()
+        wait_until(lambda: "reloaded\n" in file.read_text())
+
+
 @BALANCE
 def test_endpoints_come_and_go_with_a_reload(tmp_path, balance):
     uris = [f"ipc://{tmp_path}/{name}" for name in "ab"]
@@ -303,6 +321,38 @@ def test_a_service_begins_and_ceases_to_balance_messages_with_a_reload(tmp_path)
         daemon.reload()
         wait_until(lambda: daemon.processes("front") == [] and len(daemon.processes()) == 2)
         assert daemon.ask().endswith(" x")
+
+
+@BALANCE
+def test_the_front_is_as_it_was_until_a_reload_that_changes_the_balance_succeeds(tmp_path, balance):
+    other = {"messages": "connections", "connections": "messages"}[balance]
+    file = {"servers": {"echo": {"request": {"uri": f"ipc://{tmp_path}/echo"}}}}
+    before = file | {"daemon": {"workers": 2, "balance": balance}}
+    with RunningDaemon(tmp_path, configuration=before) as daemon:
+        text, fronts = daemon.service.read_text(), daemon.processes("front")
+        daemon.configure(file | {"daemon": {"workers": 2, "balance": other}})
+        waits = "while os.path.exists('slow'):\n        gevent.sleep(0.01)\n"
+        daemon.service.write_text(
+            f"{text}\ndef slowly(self):\n    open('begun', 'w').close()\n    {waits}    1 / 0\n\nEcho.setup = slowly\n"
+        )
+        (tmp_path / "slow").touch()
+        daemon.send(signal.SIGHUP)
+        wait_until((tmp_path / "begun").exists)
+        wait_until(lambda: daemon.processes(state="starting"))
+        if balance == "connections":  # else new workers accept connections already
+            assert {version for version, _ in daemon.askers()} == {"1"}
+        assert daemon.processes("front") == fronts
+        (tmp_path / "slow").unlink()
+        daemon.wait_logged("not reloaded, nothing has changed")
+        wait_until(lambda: len(daemon.status()["workers"]) == 2 + len(fronts))
+        assert {version for version, _ in daemon.askers()} == {"1"}
+        assert daemon.processes("front") == fronts
+        daemon.service.write_text(text.replace('VERSION = "1"', 'VERSION = "2"'))
+        daemon.reload()
+        roles = sorted(["worker", "worker", *(["front"] if other == "messages" else [])])
+        wait_until(lambda: sorted(one["role"] for one in daemon.status()["workers"]) == roles)
+        assert {version for version, _ in daemon.askers()} == {"2"}
+        assert daemon.stop() == 0
 
 
 def test_code_that_changes_is_reloaded_while_one_develops(tmp_path):
