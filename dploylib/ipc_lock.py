@@ -26,12 +26,12 @@ class IpcLock:
         """Remember the socket that was just bound to the path."""
         self._bound = _stat(self._path)
 
-    def release(self) -> None:
+    def release(self, remove: bool = True) -> None:
         """Let go, and remove both files: libzmq leaves the path behind, and it is removed only if it is still ours."""
         file, self._lock_file = self._lock_file, None
         if file is None:
             return
-        for path, ours in ((self._path, self._bound), (self._lock_path, os.fstat(file))):
+        for path, ours in ((self._path, self._bound), (self._lock_path, os.fstat(file))) if remove else ():
             with contextlib.suppress(OSError):  # the directory may be gone, or no longer be ours to change
                 if _same(ours, _stat(path)):
                     os.unlink(path)

@@ -61,7 +61,7 @@ class Arbiter(arbiter.Arbiter):
         self.started = time.time()
         self.listeners: dict[str, Listener] = {}
         self.run_dir: RunDir
-        self.front = FrontKeeper(self)
+        self.front = FrontKeeper(self, app.plan)
         self.notifier = Notifier(self.log)
         self._reload: Reload | None = None
         self._changed: set[tuple[str, int]] = set()  # files of the code, with the time: each worker tells of it
@@ -82,7 +82,7 @@ class Arbiter(arbiter.Arbiter):
             check_pid_file(self.cfg.pidfile + (".2" if _SECOND in os.environ else ""))
         self.run_dir = self._make_run_dir()
         try:
-            self.plan = self.app.plan = self.plan.with_backends(self.run_dir.path)
+            self.plan = self.app.plan = self.front.plan = self.plan.with_backends(self.run_dir.path)
             given = json.loads(os.environ.pop(_LISTENERS, "{}"))
             if not given:
                 given, self.systemd = activated(self.plan.listening, self.log)
@@ -93,10 +93,7 @@ class Arbiter(arbiter.Arbiter):
 
     def give_up(self) -> None:
         """Let nothing be left of what could not start."""
-        alone = _SECOND not in os.environ
-        for listener in self.LISTENERS:
-            listener.close(unlink=alone and not self.systemd)
-        self.run_dir.remove(last=alone)
+        self._stop_listening_at_all()
         if self.pidfile is not None:
             self.pidfile.unlink()
 
@@ -224,7 +221,8 @@ class Arbiter(arbiter.Arbiter):
                 if self.may_start:
                     self.spawn(role)
         elif missing < 0:
-            self.tell_to_stop(current[:-wanted] if wanted else current)
+            current.sort(key=lambda one: one.state == "ready")  # who is not is missed by nobody
+            self.tell_to_stop(current[:-missing])
         if others and self._reload is None and self.has_ready(role):
             self.tell_to_stop(others)
 
@@ -326,6 +324,9 @@ class Arbiter(arbiter.Arbiter):
                     break
                 if pid == self.reexec_pid:
                     self.reexec_pid = 0
+                    self.run_dir.forget(pid)
+                    if self.cfg.pidfile is not None:
+                        remove_pid_file(self.cfg.pidfile + ".2", pid)
                     self.log.warning("the new arbiter %d has ended", pid)
                     with contextlib.suppress(OSError):  # the front may be as the other one wanted it
                         self.front.configure()
@@ -339,7 +340,7 @@ class Arbiter(arbiter.Arbiter):
 
     def _ended(self, worker: Worker, code: int) -> None:
         how = f"was ended by {_signal_name(-code)}" if code < 0 else f"exited with status {code}"
-        expected = worker.told_at is not None and code in (0, -signal.SIGTERM, -signal.SIGQUIT)
+        expected = worker.told_at is not None and code in (0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGQUIT)
         (self.log.debug if expected else self.log.error)("%s %d %s", worker.role, worker.pid, how)
         was_ready = worker.report["state"] == "ready"
         worker.forget()
@@ -436,6 +437,8 @@ class Arbiter(arbiter.Arbiter):
             with self.run_dir.handed_over() as run_dir:
                 self.cfg.env_orig |= {_LISTENERS: json.dumps(handed_over), _RUN_DIR: run_dir}
                 super().reexec()
+            if self.reexec_pid:
+                self.run_dir.expect(self.reexec_pid)
         except Exception:
             self.log.exception("a new arbiter could not be started")
             if os.getpid() != self.pid:  # the child: what there is to clean up is not its own
@@ -445,11 +448,13 @@ class Arbiter(arbiter.Arbiter):
 
     def maybe_promote_master(self) -> None:
         """Become the only one, when the arbiter before this one has ended."""
-        second = self.master_pid
-        if second and second != os.getppid() and self.cfg.pidfile is not None:
-            remove_pid_file(self.cfg.pidfile, second)
+        first = self.master_pid
+        if first and first != os.getppid():
+            self.run_dir.forget(first)
+            if self.cfg.pidfile is not None:
+                remove_pid_file(self.cfg.pidfile, first)
         super().maybe_promote_master()
-        if second and not self.master_pid:
+        if first and not self.master_pid:
             self.master_name = self.proc_name
             for listener in self.LISTENERS:
                 listener.own()
@@ -465,15 +470,23 @@ class Arbiter(arbiter.Arbiter):
         else:
             self._tell_systemd("STOPPING=1\nSTATUS=stopping")
         self._end_processes(graceful)
-        alone = self.reexec_pid == self.master_pid == 0
+        self._stop_listening_at_all()
+
+    def _stop_listening_at_all(self) -> None:
+        """Close what listens; and remove its files, and the run directory, unless there is another arbiter."""
+        self.maybe_promote_master()
+        last = self.run_dir.leave()
         for listener in self.LISTENERS:
-            listener.close(unlink=alone and not self.systemd)
+            if last and not self.systemd:
+                listener.own()
+            listener.close(unlink=last and not self.systemd)
         self.LISTENERS, self.listeners = [], {}
-        self.run_dir.remove(last=alone)
+        self.run_dir.remove(last)
 
     def _end_processes(self, graceful: bool) -> None:
         if self._reload is not None:
             self._reload.close()
+            self._reload = None
         self.front.release()
         until = time.monotonic() + (self.cfg.graceful_timeout + _CLOSING_TIME if graceful else _QUICK_TIME)
         self._tell_all(signal.SIGTERM if graceful else signal.SIGQUIT)

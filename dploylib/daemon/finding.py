@@ -6,6 +6,7 @@ That has those which were made there, and symbolic links to those which are else
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -13,13 +14,27 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import EndpointError
 
-__all__ = ["base_directory", "make_base", "pointer_to", "running_in", "status_file", "statuses", "write_status"]
+__all__ = [
+    "arbiters_in",
+    "base_directory",
+    "lock_path",
+    "make_base",
+    "pointer_to",
+    "running_in",
+    "status_file",
+    "statuses",
+    "write_status",
+]
 
+_LOCK = "lock"
+_MADE = re.compile(r".+-[a-z0-9_]{8}")  # as tempfile.mkdtemp calls it
+_BEGINNING = 60.0  # seconds after which an arbiter has said something, if it lives
 _STATUS = re.compile(r"status\.([1-9]\d{0,8})\.json")
 
 
@@ -57,12 +72,35 @@ def pointer_to(directory: str) -> str:
 
 def _remove_if_stale(path: str) -> None:
     with contextlib.suppress(OSError):
-        arbiters = _arbiters_in(path) if os.path.isdir(path) else []
+        arbiters = _named_in(path) if os.path.isdir(path) else []
         if os.path.islink(path):
             if not os.path.exists(path) or (arbiters and not any(map(_runs, arbiters))):
                 os.unlink(path)
-        elif arbiters and not any(map(_runs, arbiters)):
+        elif not any(map(_runs, arbiters)) and (arbiters or _was_never_begun(path)) and not _is_locked(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _was_never_begun(path: str) -> bool:
+    """Whether it is the directory of an arbiter that was killed before it said anything: others may be here, too."""
+    return (
+        _MADE.fullmatch(os.path.basename(path)) is not None
+        and set(os.listdir(path)) <= {_LOCK}
+        and time.time() - os.lstat(path).st_mtime > _BEGINNING
+    )
+
+
+def _is_locked(path: str) -> bool:
+    with contextlib.suppress(FileNotFoundError), open(lock_path(path), "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def lock_path(directory: str) -> str:
+    """The file that the arbiters of a service have locked, for as long as they have this run directory."""
+    return os.path.join(directory, _LOCK)
 
 
 def status_file(directory: str, pid: int) -> str:
@@ -90,10 +128,18 @@ def running_in(directory: str) -> list[dict[str, Any]]:
     Raises `OSError` for a directory that is not there, or may not be read.
     """
     found = []
-    for pid in filter(_runs, _arbiters_in(directory)):
+    for pid in arbiters_in(directory):
         with contextlib.suppress(FileNotFoundError, ValueError), open(status_file(directory, pid)) as file:
             found.append(json.load(file) | {"run_dir": os.path.realpath(directory)})
     return sorted(found, key=lambda status: float(status["started"]))
+
+
+def arbiters_in(directory: str) -> list[int]:
+    """The arbiters that have this run directory, by their process ids, be it that they have said nothing yet.
+
+    Raises `OSError` as above.
+    """
+    return [pid for pid in _named_in(directory) if _runs(pid)]
 
 
 def statuses(path: str | None = None) -> Iterator[dict[str, Any]]:
@@ -107,7 +153,7 @@ def statuses(path: str | None = None) -> Iterator[dict[str, Any]]:
             yield from running_in(directory)
 
 
-def _arbiters_in(directory: str) -> list[int]:
+def _named_in(directory: str) -> list[int]:
     return [int(found[1]) for name in os.listdir(directory) if (found := _STATUS.fullmatch(name))]
 
 

@@ -225,6 +225,7 @@ class FrontControl:
     def _close_unwanted(self) -> None:
         wanted = set().union(*(owner.lanes for owner in self._owners))
         for key in [key for key in self._lanes if key not in wanted]:
+            self._lanes[key].leave_endpoints()
             self._close(key)
 
     def _close(self, key: _Key) -> gevent.Greenlet[..., None]:

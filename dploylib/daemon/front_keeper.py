@@ -15,6 +15,7 @@ from .worker import FRONT, front_control
 
 if TYPE_CHECKING:
     from .arbiter import Arbiter
+    from .planning import Plan
 
 __all__ = ["FrontKeeper"]
 
@@ -23,9 +24,13 @@ _PAUSE = 0.02  # seconds
 
 
 class FrontKeeper:
-    """Keeps the front of an arbiter: one that it has started, or that was there before it."""
+    """Keeps the front of an arbiter: one that it has started, or that was there before it.
 
-    def __init__(self, arbiter: Arbiter) -> None:
+    `plan` is what it goes by. That is not the arbiter's while that reloads: what is to come may not.
+    """
+
+    def __init__(self, arbiter: Arbiter, plan: Plan) -> None:
+        self.plan = plan
         self._arbiter = arbiter
         self._owner: FrontOwner | None = None
 
@@ -45,7 +50,7 @@ class FrontKeeper:
         if self._owner is not None and select.select([self._owner], [], [], 0)[0]:
             arbiter.log.error("the front is gone; another one takes its place")
             self.lose()
-        if not arbiter.plan.lanes:
+        if not self.plan.lanes:
             self.release()
             return
         if self._owner is not None:
@@ -68,6 +73,18 @@ class FrontKeeper:
                 arbiter.kill_worker(pid, signal.SIGKILL)
             self.lose()
 
+    def become(self, plan: Plan) -> list[str]:
+        """Go by another plan from now on. Returns what did not work, a text for each."""
+        self.plan = plan
+        if self._owner is None:
+            self.keep()
+            return []
+        try:
+            return self.configure()
+        except OSError as error:
+            self.lose()
+            return [str(error)]
+
     def configure(self) -> list[str]:
         """Let it do what the plan says. Returns what did not work, a text for each; raises `OSError` if it is gone."""
         if self._owner is None:
@@ -78,7 +95,7 @@ class FrontKeeper:
             msgspec.structs.replace(
                 lane, uris=tuple(arbiter.listeners[f"{lane.name} {uri}"].endpoint for uri in lane.uris)
             )
-            for lane in arbiter.plan.lanes
+            for lane in self.plan.lanes
         ]
         return self._owner.configure(lanes, descriptors, arbiter.cfg.graceful_timeout)
 

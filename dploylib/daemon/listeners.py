@@ -80,8 +80,8 @@ class Listener:
 
     def close(self, unlink: bool = True) -> None:
         """Listen no more. The file goes too, unless somebody else listens on."""
-        if unlink and self._lock is not None:
-            self._lock.release()
+        if self._lock is not None:
+            self._lock.release(remove=unlink)
         self._socket.close()
 
 

@@ -278,9 +278,13 @@ class Passing:
         if self._answers:
             self._turns_away = True
         else:
-            for uri in self.lane.uris:
-                self._leave(uri)
+            self.leave_endpoints()
         self._look_soon()
+
+    def leave_endpoints(self) -> None:
+        """Let nobody connect any more: others listen there, and go on."""
+        for uri in self.lane.uris:
+            self._leave(uri)
 
     def close(self, seconds: float) -> None:
         """Take no new messages, wait for so many seconds, at most, until the others are answered, and close."""

@@ -128,11 +128,7 @@ class Reload:
     def _commit(self) -> None:
         """The new processes are ready: the old ones may stop."""
         arbiter = self._arbiter
-        try:
-            flaws = arbiter.front.configure()
-        except OSError as error:
-            arbiter.front.lose()
-            flaws = [str(error)]
+        flaws = arbiter.front.become(arbiter.plan)
         arbiter.stop_listening(arbiter.listeners.keys() - {one.key for one in arbiter.plan.listening})
         arbiter.cfg.on_reload(arbiter)
         for change in self._changes:

@@ -16,11 +16,10 @@ from typing import Any
 
 from ..errors import ConfigurationError, ConfigurationProblem, EndpointError
 from ..ipc_lock import lock_file
-from .finding import make_base, pointer_to, running_in, status_file, write_status
+from .finding import arbiters_in, lock_path, make_base, pointer_to, running_in, status_file, write_status
 
 __all__ = ["RunDir"]
 
-_LOCK = "lock"
 _LONGEST_NAME = 24  # the path of a socket has 107 characters
 
 
@@ -47,7 +46,7 @@ class RunDir:
             return cls._at(os.path.realpath(path), owner)
         prefix = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_LONGEST_NAME]
         path = tempfile.mkdtemp(prefix=f"{prefix}-", dir=make_base())
-        made = cls(path, lock_file(os.path.join(path, _LOCK)), given=False)
+        made = cls(path, lock_file(lock_path(path)), given=False)
         made._give(owner)
         return made
 
@@ -56,7 +55,7 @@ class RunDir:
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
             _check(path, owner)
-            lock = lock_file(os.path.join(path, _LOCK))
+            lock = lock_file(lock_path(path))
         except BlockingIOError as error:
             raise _refused(
                 f"{path} is the run directory of {_holders(path)}: "
@@ -98,18 +97,40 @@ class RunDir:
         """Say what there is to be known of the service, or of the part of it that is this arbiter's."""
         write_status(self.path, status)
 
+    def expect(self, pid: int) -> None:
+        """Count a second arbiter among those that have it, though it has said nothing yet."""
+        with contextlib.suppress(OSError):  # it has, or there is no space for a status anyway
+            os.close(os.open(status_file(self.path, pid), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+
+    def forget(self, pid: int) -> None:
+        """Count an arbiter no more: it has ended."""
+        _unlink(status_file(self.path, pid))
+
+    def leave(self) -> bool:
+        """Say nothing more of this arbiter. Returns whether it is the last one that has it.
+
+        Of two that leave at once, at least one is.
+        """
+        if self._lock < 0:
+            return False
+        self.forget(os.getpid())
+        try:
+            return not arbiters_in(self.path)
+        except FileNotFoundError:  # somebody has removed it
+            return True
+
     def remove(self, last: bool = True) -> None:
-        """Remove it, if this is the last arbiter that has it; of one that is given, what was written to it.
+        """Let go of it, and remove it with the last arbiter; of one that is given, what was written to it.
 
         Does nothing when that was done already: from then on it may be another service's.
         """
         if self._lock < 0:
             return
         if not last:
-            _unlink(status_file(self.path, os.getpid()))
+            pass
         elif self._given:
             self._forget_all()
-            _unlink(os.path.join(self.path, _LOCK))
+            _unlink(lock_path(self.path))
         else:
             shutil.rmtree(self.path, ignore_errors=True)
         self.let_go()

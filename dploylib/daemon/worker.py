@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gunicorn import util
 from gunicorn.workers import base
 
-from ..errors import AddressInUse
+from ..errors import AddressInUse, ServiceStateError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +82,7 @@ class Worker(base.Worker):
         self._state = "starting"
         self._changed: list[Any] = []
         self._service: Any = None
+        self._is_told = False  # by a signal, to stop
 
     # Seen from the arbiter -------------------------------------------------------------------------------------
 
@@ -153,6 +154,8 @@ class Worker(base.Worker):
         if self.role == FRONT:  # it ends when nobody needs it any more
             for number in _STARTING_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
+        else:  # which must not end it, and be why a reload fails
+            signal.signal(signal.SIGUSR1, lambda *_: self.log.reopen_files())
         signal.signal(signal.SIGABRT, self._abort)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
@@ -178,7 +181,12 @@ class Worker(base.Worker):
         service.placement = self._placement()
         self._begin_to_live()
         with on_signals(_STARTING_SIGNALS, self._on_signal), watch_for_blocking(service.max_blocking or 1.0):
-            self.app.code.start(service)
+            try:
+                self.app.code.start(service)
+            except ServiceStateError:
+                if self._is_told:  # to stop, while it started
+                    return
+                raise
             self._state = "ready"
             self._report()
             try:
@@ -201,7 +209,9 @@ class Worker(base.Worker):
     def _on_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGUSR1:
             self.log.reopen_files()
-        elif number == signal.SIGTERM:
+            return
+        self._is_told = True
+        if number == signal.SIGTERM:
             self._service.stop()
         else:
             self.cfg.worker_int(self)

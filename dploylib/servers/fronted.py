@@ -119,9 +119,8 @@ class FrontLink:
             socket._read = self._read
             socket._pack = pack
             socket._most_frames = MAX_FRAMES  # the front has looked
-            socket.set_option(
-                "immediate", True
-            )  # else libzmq takes the next connection for the same, and does not probe
+            # Else libzmq takes the next connection for the same, and does not probe.
+            socket.set_option("immediate", True)
             socket.set_option("probe_router", 1)
             socket.set_option("rcvhwm", 0)  # the front gives us no more than we want
             socket.set_option("sndtimeo", _REPLY_PATIENCE)

@@ -103,7 +103,7 @@ class RunningDaemon:
         """What its arbiters say of themselves that run, the first one first."""
         found = []
         for file in self.run_dir.glob("status.*.json"):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):  # or it has said nothing yet
                 os.kill(int(file.suffixes[0][1:]), 0)
                 found.append(json.loads(file.read_text()))
         return sorted(found, key=lambda status: float(status["started"]))

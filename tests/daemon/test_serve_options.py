@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 from dploylib.config import Settings, as_yaml
-from dploylib.daemon.finding import statuses
+from dploylib.daemon.finding import lock_path, statuses
 from dploylib.daemon.run_dir import RunDir
+from dploylib.ipc_lock import lock_file
 from tests.daemon.running import ROOT, RunningDaemon, wait_until
 
 pytestmark = pytest.mark.once("commands run in interpreters of their own, which decide to patch")
@@ -346,6 +347,38 @@ def test_what_leads_to_a_service_that_was_killed_goes_with_the_next_start(tmp_pa
     with RunningDaemon(tmp_path / "other", environment=environment) as daemon:
         assert [one.resolve() for one in base.iterdir()] == [daemon.run_dir]
         assert not pointer.is_symlink()
+
+
+def test_what_was_killed_before_it_said_anything_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    names = {"parrot-abcd1234": [], "parrot-locked_1": ["lock"], "parrot-unlocked": ["lock"], "parrot-others_1": ["x"]}
+    for name, files in {**names, "parrot-justmade": [], "cache": []}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+        if name in names:
+            os.utime(tmp_path / name, (0, 0))
+    lock = lock_file(lock_path(str(tmp_path / "parrot-locked_1")))
+    try:
+        RunDir.make("parrot", (os.geteuid(), os.getegid())).remove()
+    finally:
+        os.close(lock)
+    left = {one.name for one in tmp_path.iterdir()}
+    assert left == {"parrot-locked_1", "parrot-others_1", "parrot-justmade", "cache"}
+
+
+def test_a_directory_that_an_arbiter_has_stays_though_another_one_of_it_was_killed(tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+    owner = os.geteuid(), os.getegid()
+    run_dir = RunDir.make("parrot", owner)
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    Path(f"{run_dir.path}/status.{killed.pid}.json").write_text("{}")
+    RunDir.make("other", owner).remove()
+    assert os.path.isdir(run_dir.path)
+    run_dir.let_go()
+    RunDir.make("other", owner).remove()
+    assert not os.path.exists(run_dir.path)
 
 
 def test_a_service_starts_where_nothing_can_lead_to_it(tmp_path):
