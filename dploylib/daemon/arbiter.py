@@ -87,6 +87,8 @@ class Arbiter(arbiter.Arbiter):
             if not given:
                 given, self.systemd = activated(self.plan.listening, self.log)
             self.listen(self.plan, given)
+            for key in given.keys() - self.listeners.keys():  # of endpoints that are no more
+                os.close(given[key])
         except BaseException:
             self.give_up()
             raise

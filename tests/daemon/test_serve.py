@@ -1,9 +1,11 @@
 """`dploylib serve`: the processes that it runs, its signals and reloads, and what is left of it."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,6 +44,13 @@ def open_files(pid: int) -> set[str]:
         with contextlib.suppress(FileNotFoundError):
             found.add(os.readlink(one))
     return found
+
+
+def refuses(endpoint: str) -> bool:
+    """Whether nobody listens there."""
+    host, _, port = endpoint.removeprefix("tcp://").partition(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == errno.ECONNREFUSED
 
 
 def killed(pid: int) -> bool:
@@ -294,6 +303,18 @@ def test_endpoints_come_and_go_with_a_reload(tmp_path, balance):
         assert "servers.echo.request.uri has changed: applied" in daemon.log
 
 
+@BALANCE
+def test_nobody_listens_at_an_endpoint_that_a_reload_has_removed_and_it_can_come_back(tmp_path, balance):
+    with RunningDaemon(tmp_path, "-w", "2", "--balance", balance, configuration=configured({"told": {}})) as daemon:
+        endpoint = daemon.endpoint("echo.told")
+        daemon.configure(configured())
+        daemon.reload()
+        wait_until(lambda: refuses(endpoint))
+        daemon.configure(configured({"told": {"uri": endpoint}}))
+        daemon.reload()
+        assert daemon.ask("wait 0", "echo.told").endswith(" wait")
+
+
 def test_what_needs_a_restart_is_named_and_stays_as_it_was(tmp_path):
     with RunningDaemon(tmp_path, "-w", "2") as daemon:
         daemon.configure(
@@ -457,6 +478,22 @@ def test_a_second_arbiter_takes_the_place_of_the_first(tmp_path, balance):
         wait_until(lambda: not any(map(running, [second, *front])))
         assert list(daemon.run_dir.iterdir()) == []
         assert not daemon.pidfile.exists()
+
+
+def test_a_second_arbiter_listens_where_its_configuration_says_and_nowhere_else(tmp_path):
+    with RunningDaemon(tmp_path, "-w", "2", configuration=configured({"told": {}})) as daemon:
+        endpoint = daemon.endpoint("echo.told")
+        daemon.configure(configured())
+        daemon.send(signal.SIGUSR2)
+        second = wait_until(
+            lambda: next((one["pid"] for one in daemon.statuses()[1:] if one["state"] == "ready"), None), daemon.log
+        )
+        assert daemon.stop() == 0
+        wait_until(lambda: daemon.status()["predecessor"] is None)
+        wait_until(lambda: refuses(endpoint))
+        assert daemon.ask().endswith(" x")
+        os.kill(second, signal.SIGTERM)
+        wait_until(lambda: not daemon.all_processes(), daemon.log)
 
 
 def test_two_arbiters_that_are_told_to_stop_at_once_leave_nothing(tmp_path):
