@@ -426,6 +426,18 @@ def test_of_too_many_workers_one_that_still_starts_goes_first_and_without_compla
         assert "ERROR" not in daemon.log
 
 
+def test_a_signal_that_comes_while_the_service_begins_is_heeded(tmp_path):
+    (tmp_path / "operations.py").write_text(
+        "import os, signal\n\n\ndef hup(arbiter):\n"
+        "    os.kill(int(open('pid').read()), signal.SIGHUP)\n    arbiter.log.info('sent')\n"
+    )
+    configuration = configured(daemon={"hooks": {"on_starting": "operations:hup"}})
+    with RunningDaemon(tmp_path, "-w", "2", configuration=configuration) as daemon:
+        daemon.wait_logged("sent")
+        daemon.wait_logged("reloaded\n")
+        assert daemon.ask().endswith(" x")
+
+
 def test_log_files_are_opened_again(tmp_path):
     file = tmp_path / "the.log"
     with RunningDaemon(tmp_path, "--log-file", str(file), "--log-format", "json") as daemon:
