@@ -131,7 +131,7 @@ def test_times_are_those_of_the_code():
 
     for seconds, sentence in {
         checking._LONGEST: "It has {:g} seconds.",
-        reloading.READY_TIME: "They have {:g} seconds to become ready.",
+        reloading._READY_TIME: "They have {:g} seconds to become ready.",
         arbiter._CLOSING_TIME: "within `graceful_timeout` and {:g} seconds",
         backoff._SOON: "end within {:g} seconds after their start",
         backoff._LONGEST: "after up to {:g} seconds",

@@ -78,6 +78,9 @@ def _lines(status: dict[str, Any]) -> list[str]:
         )
         for worker in status["workers"]
     ]
+    front = status.get("front", {}).get("pid")
+    if front is not None and status["predecessor"] is None and front not in [one["pid"] for one in status["workers"]]:
+        rows.insert(0, ("", "front", str(front), "ready", "", "of the arbiter before this one"))
     return [*lines, *aligned(rows)]
 
 

@@ -87,6 +87,8 @@ class Arbiter(arbiter.Arbiter):
             if not given:
                 given, self.systemd = activated(self.plan.listening, self.log)
             self.listen(self.plan, given)
+            for key in given.keys() - self.listeners.keys():  # of endpoints that are no more
+                os.close(given[key])
         except BaseException:
             self.give_up()
             raise
@@ -118,7 +120,7 @@ class Arbiter(arbiter.Arbiter):
         self.LISTENERS = list(self.listeners.values())
 
     def start(self) -> None:
-        """Begin: write the pid file, and take signals."""
+        """Begin: take signals, and write the pid file."""
         self.log.info("starting dploylib, with gunicorn %s", arbiter.__version__)
         self._stats["start_time"] = time.time()
         if "GUNICORN_PID" in os.environ:
@@ -127,12 +129,12 @@ class Arbiter(arbiter.Arbiter):
             os.environ.pop("GUNICORN_FD", None)
         self.master_name = self.proc_name  # as it is called where it is logged
         self.pid = os.getpid()
+        signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
+        self.init_signals()  # before anybody can read where to send them
         if self.cfg.pidfile is not None:
             self.pidfile = Pidfile(self.cfg.pidfile + (".2" if self.master_pid else ""))
             self.pidfile.create(self.pid)
         self.cfg.on_starting(self)
-        signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
-        self.init_signals()
         for listener in self.LISTENERS:
             self.log.info("%s", listener)
 

@@ -12,7 +12,16 @@ __all__ = ["Change", "changes", "kept"]
 
 # What the arbiter has done once and for all, or decided for all of its processes.
 _FOR_A_RESTART = (
-    *("capture_output", "daemon", "group", "initgroups", "name", "pidfile", "preload_app", "run_dir", "umask", "user"),
+    "capture_output",
+    "daemon",
+    "group",
+    "initgroups",
+    "name",
+    "pidfile",
+    "preload_app",
+    "run_dir",
+    "umask",
+    "user",
 )
 _DIFFERENT = "needs a restart: it stays as it was until the service is stopped and started"
 # What the front has set its sockets to.

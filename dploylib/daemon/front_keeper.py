@@ -58,7 +58,7 @@ class FrontKeeper:
         path = front_control(arbiter.run_dir.path)
         if not arbiter.of(FRONT):
             with contextlib.suppress(OSError):  # there may be one, of the arbiter before this one
-                self._owner = FrontOwner.connect(path, self._timeout)
+                self._owner = FrontOwner(path, self._timeout)
             if self._owner is None:
                 if not arbiter.may_start:
                     return
@@ -142,7 +142,7 @@ class FrontKeeper:
         ends = time.monotonic() + _LONGEST
         while True:
             try:
-                return FrontOwner.connect(path, self._timeout)
+                return FrontOwner(path, self._timeout)
             except (FileNotFoundError, ConnectionRefusedError):
                 if time.monotonic() > ends or not self._arbiter.of(FRONT):
                     raise

@@ -41,11 +41,6 @@ class FrontOwner:
             self._socket.close()
             raise
 
-    @classmethod
-    def connect(cls, control_path: str, timeout: float = _TIMEOUT) -> FrontOwner:
-        """The same as the constructor."""
-        return cls(control_path, timeout)
-
     def configure(
         self, lanes: Iterable[Lane], descriptors: Mapping[str, int], graceful_timeout: float = 30.0
     ) -> list[str]:

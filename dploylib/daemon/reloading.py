@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from .listeners import Listener
     from .worker import Worker
 
-__all__ = ["READY_TIME", "Reload"]
+__all__ = ["Reload"]
 
-READY_TIME = 60.0
-"""Seconds that the new processes of a reload have to become ready."""
+_READY_TIME = 60.0  # seconds that the new processes have to become ready
 
 
 class Reload:
@@ -75,7 +74,7 @@ class Reload:
                 return True
             self._start(outcome)
         if not self._failed and time.monotonic() > self._due:
-            self._failed = f"the new processes were not ready within {READY_TIME:g} s"
+            self._failed = f"the new processes were not ready within {_READY_TIME:g} s"
         if self._failed:
             self._roll_back()
             return True
@@ -83,7 +82,7 @@ class Reload:
             return False
         self.holds_single = False
         if any(one.generation != self._arbiter.generation for one in self._arbiter.of(SINGLE)):
-            self._due = time.monotonic() + READY_TIME  # it has the time that it needs to stop
+            self._due = time.monotonic() + _READY_TIME  # it has the time that it needs to stop
         if not self._arbiter.has_ready(SINGLE):
             return False
         self._commit()
@@ -93,7 +92,7 @@ class Reload:
         """Start workers by the new plan, beside those that there are."""
         arbiter = self._arbiter
         self._before = _Before(arbiter.plan, arbiter.cfg, arbiter.num_workers, arbiter.listeners, arbiter.generation)
-        self._due = time.monotonic() + READY_TIME
+        self._due = time.monotonic() + _READY_TIME
         self._changes = changes(arbiter.plan, plan)
         plan = kept(arbiter.plan, plan).with_backends(arbiter.run_dir.path)
         try:

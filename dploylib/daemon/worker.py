@@ -119,6 +119,7 @@ class Worker(base.Worker):
     def init_process(self) -> None:
         """Become the process, and run. Returns when it has stopped; raises `SystemExit` when it failed."""
         self.hears.close()
+        self._stop_listening_for_others()
         if "gevent" in sys.modules:  # the user's code was loaded before the fork
             import gevent
 
@@ -144,6 +145,21 @@ class Worker(base.Worker):
             self._state = "failed"
             self._say(status=status)
             sys.exit(status)
+
+    def _stop_listening_for_others(self) -> None:
+        """Close what listens that is not for this process, in which it would be open for longer than it should.
+
+        The front is passed what it needs, for as long as it needs it.
+        """
+        here = {FRONT: [], WORKER: self.plan.shared, SINGLE: self.plan.single}[self.role]
+        fronted = {lane.name for lane in self.plan.lanes}
+        mine = {
+            one.key for one in self.plan.listening if one.owner.partition(".")[0] in here and one.owner not in fronted
+        }
+        for key, listener in self.listeners.items():
+            if key not in mine:
+                listener.close(unlink=False)
+        self.listeners = {key: listener for key, listener in self.listeners.items() if key in mine}
 
     def _take_signals(self) -> None:
         """End by signals, until there is something to stop."""

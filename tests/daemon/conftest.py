@@ -71,7 +71,7 @@ class Stage:
 
     def try_to_own(self):
         try:
-            self.owners.append(FrontOwner.connect(self.control, PATIENCE))
+            self.owners.append(FrontOwner(self.control, PATIENCE))
         except OSError:
             return False
         return True

@@ -270,5 +270,5 @@ def test_nothing_is_left_of_workers_and_clients_that_came_and_went(stage):
 
 def test_the_control_socket_is_for_nobody_else(stage):
     assert os.stat(stage.control).st_mode & 0o777 == 0o600
-    with FrontOwner.connect(stage.control):
+    with FrontOwner(stage.control):
         pass

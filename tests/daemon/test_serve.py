@@ -1,9 +1,11 @@
 """`dploylib serve`: the processes that it runs, its signals and reloads, and what is left of it."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,6 +44,13 @@ def open_files(pid: int) -> set[str]:
         with contextlib.suppress(FileNotFoundError):
             found.add(os.readlink(one))
     return found
+
+
+def refuses(endpoint: str) -> bool:
+    """Whether nobody listens there."""
+    host, _, port = endpoint.removeprefix("tcp://").partition(":")
+    with socket.socket() as client:
+        return client.connect_ex((host, int(port))) == errno.ECONNREFUSED
 
 
 def killed(pid: int) -> bool:
@@ -294,6 +303,18 @@ def test_endpoints_come_and_go_with_a_reload(tmp_path, balance):
         assert "servers.echo.request.uri has changed: applied" in daemon.log
 
 
+@BALANCE
+def test_nobody_listens_at_an_endpoint_that_a_reload_has_removed_and_it_can_come_back(tmp_path, balance):
+    with RunningDaemon(tmp_path, "-w", "2", "--balance", balance, configuration=configured({"told": {}})) as daemon:
+        endpoint = daemon.endpoint("echo.told")
+        daemon.configure(configured())
+        daemon.reload()
+        wait_until(lambda: refuses(endpoint))
+        daemon.configure(configured({"told": {"uri": endpoint}}))
+        daemon.reload()
+        assert daemon.ask("wait 0", "echo.told").endswith(" wait")
+
+
 def test_what_needs_a_restart_is_named_and_stays_as_it_was(tmp_path):
     with RunningDaemon(tmp_path, "-w", "2") as daemon:
         daemon.configure(
@@ -405,6 +426,18 @@ def test_of_too_many_workers_one_that_still_starts_goes_first_and_without_compla
         assert "ERROR" not in daemon.log
 
 
+def test_a_signal_that_comes_while_the_service_begins_is_heeded(tmp_path):
+    (tmp_path / "operations.py").write_text(
+        "import os, signal\n\n\ndef hup(arbiter):\n"
+        "    os.kill(int(open('pid').read()), signal.SIGHUP)\n    arbiter.log.info('sent')\n"
+    )
+    configuration = configured(daemon={"hooks": {"on_starting": "operations:hup"}})
+    with RunningDaemon(tmp_path, "-w", "2", configuration=configuration) as daemon:
+        daemon.wait_logged("sent")
+        daemon.wait_logged("reloaded\n")
+        assert daemon.ask().endswith(" x")
+
+
 def test_log_files_are_opened_again(tmp_path):
     file = tmp_path / "the.log"
     with RunningDaemon(tmp_path, "--log-file", str(file), "--log-format", "json") as daemon:
@@ -457,6 +490,22 @@ def test_a_second_arbiter_takes_the_place_of_the_first(tmp_path, balance):
         wait_until(lambda: not any(map(running, [second, *front])))
         assert list(daemon.run_dir.iterdir()) == []
         assert not daemon.pidfile.exists()
+
+
+def test_a_second_arbiter_listens_where_its_configuration_says_and_nowhere_else(tmp_path):
+    with RunningDaemon(tmp_path, "-w", "2", configuration=configured({"told": {}})) as daemon:
+        endpoint = daemon.endpoint("echo.told")
+        daemon.configure(configured())
+        daemon.send(signal.SIGUSR2)
+        second = wait_until(
+            lambda: next((one["pid"] for one in daemon.statuses()[1:] if one["state"] == "ready"), None), daemon.log
+        )
+        assert daemon.stop() == 0
+        wait_until(lambda: daemon.status()["predecessor"] is None)
+        wait_until(lambda: refuses(endpoint))
+        assert daemon.ask().endswith(" x")
+        os.kill(second, signal.SIGTERM)
+        wait_until(lambda: not daemon.all_processes(), daemon.log)
 
 
 def test_two_arbiters_that_are_told_to_stop_at_once_leave_nothing(tmp_path):

@@ -414,6 +414,7 @@ def test_both_arbiters_of_an_upgrade_are_shown_and_told_apart(tmp_path):
         done = status("--run-dir", str(daemon.run_dir))
         assert done.stdout.startswith(f"parrot ({second}): ready")
         assert "upgrade" not in done.stdout
+        assert "of the arbiter before this one" in done.stdout  # who has started the front, which goes on
         os.kill(second, signal.SIGTERM)
         wait_until(lambda: list(daemon.run_dir.iterdir()) == [])
 
