@@ -131,6 +131,7 @@ class _Worker:
         "leaving",
         "pid",
         "prefetch",
+        "replied",
         "routes",
         "sent",
     )
@@ -146,7 +147,8 @@ class _Worker:
         self.died: Callable[[], None] | None = None
         self.sent = 0  # messages; each is known by its number
         self.held: dict[int, list[Any]] = {}
-        self.routes: dict[Any, Any] = {}  # of `rep`: the number by the route of the reply, or the list of several
+        self.routes: dict[Any, Any] = {}  # the number by the route of the reply, or the list of several
+        self.replied: set[int] = set()  # of `router`: messages to which there was a reply, and that may not be done
         self.deaths: dict[int, int] = {}  # of workers that had the message before
 
 
@@ -468,7 +470,7 @@ class Passing:
         worker.held[number] = frames
         if deaths:
             worker.deaths[number] = deaths
-        if self._matches:
+        if self._answers:
             route = _route(frames)
             other = worker.routes.setdefault(route, number)
             if other is not number:
@@ -521,35 +523,37 @@ class Passing:
             if worker is None or not self._answers:
                 self.counts.unmatched += 1
                 continue
-            if matches:
-                number = self._answered(worker, frames)
-                if number is None:
-                    self.counts.unmatched += 1
-                    continue
+            number = self._answered(worker, frames)
+            if not matches:
+                if number is not None:
+                    worker.replied.add(number)
+            elif number is None:
+                self.counts.unmatched += 1
+                continue
+            else:
                 self._release(worker, number)
             replies.append(frames)
         return count > 0
 
-    @staticmethod
-    def _answered(worker: _Worker, frames: list[Any]) -> Any:
-        """The number of the request that this is the reply to; None where there is none, or it was answered before."""
-        routes = worker.routes
-        route = _route(frames)
-        number = routes.pop(route, None)
-        if type(number) is not list:
-            return number
-        # Who sends requests by one route tells their replies apart by the ids of the envelopes, or by their order.
-        id = frames[-3] if len(frames) > 3 else b""
-        held = worker.held
-        for one in number:
-            request = held[one]
-            if len(request) > 3 and request[-3] == id:
-                break
-        else:
-            one = number[0]
-        number.remove(one)
-        routes[route] = number if len(number) > 1 else number[0]
-        return one
+    def _answered(self, worker: _Worker, frames: list[Any]) -> Any:
+        """The number of the request that this is the reply to; None where there is none, or it was answered before.
+
+        Who sends several by one route tells their replies apart by the ids of the envelopes, or by their order. What a
+        `router` sends under another id is no reply: it may send what nobody has asked for.
+        """
+        routes, route = worker.routes, _route(frames)
+        numbers = routes.pop(route, None)
+        if numbers is None or (self._matches and type(numbers) is not list):
+            return numbers
+        several = numbers if type(numbers) is list else [numbers]
+        id = _id_of(frames)
+        of_this_id = (one for one in several if _id_of(worker.held[one]) == id)
+        answered = next(of_this_id, several[0] if self._matches else None)
+        if answered is not None:
+            several.remove(answered)
+        if several:
+            routes[route] = several if len(several) > 1 else several[0]
+        return answered
 
     def _release(self, worker: _Worker, number: int) -> None:
         """Take note that a message is done with."""
@@ -570,6 +574,9 @@ class Passing:
                 self._welcome(worker, id, msgspec.msgpack.decode(word, type=Ready))
             elif verb == DONE and worker is not None:
                 for number in numbers_in(word):
+                    if self._answers and number in worker.held and number not in worker.replied:
+                        self._answered(worker, worker.held[number])  # it gets no reply
+                    worker.replied.discard(number)
                     self._release(worker, number)
             elif verb == BYE:
                 self._dismiss(worker, id)
@@ -673,6 +680,8 @@ class Passing:
             self._deaths.forget(worker.pid, worker.died)
             worker.died = None
         for number, frames in worker.held.items():
+            if number in worker.replied:
+                continue
             deaths = worker.deaths.get(number, 0)
             if begun is None or number <= begun:
                 deaths += 1
@@ -793,6 +802,11 @@ def _route(frames: list[Any]) -> Any:
         return tuple(frames[: frames.index(b"", 1)])
     except ValueError:
         return frames[0]
+
+
+def _id_of(frames: list[Any]) -> Any:
+    """The id of the envelope, where there is one."""
+    return frames[-3] if len(frames) > 3 else b""
 
 
 def _no_handler(*_: Any) -> None: ...

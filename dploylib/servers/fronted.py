@@ -27,7 +27,9 @@ started again knows its workers at once.
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import uuid
 from array import array
 from collections.abc import Callable, Sequence
@@ -98,6 +100,7 @@ class FrontLink:
     ) -> None:
         self.name = name
         self.uris = uris
+        self._endpoint = endpoint
         self.tells_done = socket_type != "rep"
         self._is_unlimited = socket_type != "router"  # which can send as much as it likes
         self.released = Event()
@@ -229,12 +232,18 @@ class FrontLink:
                 self._send(*self._unsaid[0])
                 del self._unsaid[0]
         except TransientError:
-            if self._leaving and self._is_unlimited:  # so that nobody is there, who could have anything for us
+            if self._leaving and (self._is_unlimited or self._is_alone()):  # nobody is there who has anything for us
                 self.released.set()
             self._speaks_soon = True
             _call_later(self._speak, _RETRY_PAUSE)
         except SocketClosed:
             self._done, self._unsaid = [], []
+
+    def _is_alone(self) -> bool:
+        """Whether no front is there: what cannot be sent may also be more than it reads."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.setblocking(False)
+            return peer.connect_ex(self._endpoint.removeprefix("ipc://")) in (errno.ENOENT, errno.ECONNREFUSED)
 
     def _send(self, *words: bytes) -> None:
         sent = self.socket.send_at_once([b"", *words])

@@ -321,6 +321,22 @@ def test_of_a_router_it_is_known_which_messages_are_handled(stage):
     assert kind_of(reply(peer)) == "worker-lost"
 
 
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_what_a_router_has_answered_is_not_lost_with_its_worker(stage, idempotent):
+    uri = stage.lane("peers", "router", idempotent=idempotent)
+    stage.configure()
+    peer = stage.client(uri)
+    for number in range(2):
+        [worker] = stage.start_workers(1, "peers")
+        assert ask(peer, f"reply_and_die {number}") == str(number)
+        worker.end()
+        stage.wait_until(lambda: not stage.status("peers")["workers"])
+    [worker] = stage.start_workers(1, "peers")
+    assert ask(peer, "echo 2") == "2"  # and nothing that was said of the others
+    status = stage.status("peers")
+    assert (status["answered"], status["again"], status["problems"]["lost"]) == (3, 0, 0)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_what_is_pushed_is_handled_by_some_worker(stage, how):
     uri = stage.lane("jobs", "pull", idempotent=True, concurrency=2)

@@ -122,10 +122,11 @@ def test_a_front_that_was_killed_is_replaced_at_the_same_endpoints(stage):
         assert worker.end() == 0
 
 
-def test_a_worker_that_stops_while_there_is_no_front_does_not_wait_for_ever(stage):
-    stage.lane("request")
+@pytest.mark.parametrize(("lane", "kind"), [("request", "rep"), ("peers", "router")])
+def test_a_worker_that_stops_while_there_is_no_front_does_not_wait_for_ever(stage, lane, kind):
+    stage.lane(lane, kind)
     stage.configure()
-    [worker] = stage.start_workers(graceful_timeout=1000)
+    [worker] = stage.start_workers(1, lane, graceful_timeout=1000)
     stage.front.kill()
     worker.signal(signal.SIGTERM)
     assert worker.end() == 0

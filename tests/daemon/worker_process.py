@@ -71,6 +71,12 @@ class Tested(Server):
         self.sockets.peers.send_frames([b"", b"BYE"])
         return "said"
 
+    def do_reply_and_die(self, argument, socket, received):
+        """Die when the reply has left, and before it is said that the message is done."""
+        socket.send_frames([*received.envelope.request_frames, b"", b"", b"text/plain", argument.encode()])
+        gevent.sleep(0.2)
+        self.do_die()
+
     def do_silence(self, *_):
         return None
 
