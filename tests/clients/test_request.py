@@ -311,13 +311,13 @@ def test_a_call_that_is_interrupted_leaves_nothing_behind(client, echo, wait_unt
 # What is told when there is no reply -----------------------------------------------------------------------------
 
 
-def timed_out(endpoint, **how):
+def timed_out(endpoint, timeout=0.3, **how):
     with RequestClient(endpoint, **how) as client, pytest.raises(RequestTimeout) as raised:
-        client.request("x", timeout=0.3)
+        client.request("x", timeout=timeout)
     error = raised.value
     assert isinstance(error, TimeoutError)
     assert error.endpoint == endpoint
-    assert error.elapsed >= 0.3
+    assert error.elapsed >= timeout
     assert str(error).startswith(f"{endpoint}: ")
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.endpoint, copy.sent, copy.known) == (str(error), endpoint, error.sent, error.known)
@@ -351,8 +351,11 @@ def test_a_peer_that_says_nothing_is_told(bare):
 
 def test_a_peer_of_another_type_is_told(bare):
     _, endpoint = bare("pub")
-    error = timed_out(endpoint)
-    assert not error.sent
+    for timeout in (0.3, 1, 5):  # on a loaded machine the handshake takes a while
+        error = timed_out(endpoint, timeout)
+        assert not error.sent
+        if error.known in REJECTED:
+            break
     assert error.known in REJECTED
 
 
