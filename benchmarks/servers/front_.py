@@ -41,7 +41,7 @@ def connected(path, owner_class):
     """Connect to the front, as soon as it is there."""
     while True:
         try:
-            return owner_class.connect(path)
+            return owner_class(path)
         except (FileNotFoundError, ConnectionRefusedError):
             time.sleep(0.01)
 
