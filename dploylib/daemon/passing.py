@@ -535,11 +535,12 @@ class Passing:
             replies.append(frames)
         return count > 0
 
-    def _answered(self, worker: _Worker, frames: list[Any]) -> Any:
+    def _answered(self, worker: _Worker, frames: list[Any], done: int | None = None) -> Any:
         """The number of the request that this is the reply to; None where there is none, or it was answered before.
 
         Who sends several by one route tells their replies apart by the ids of the envelopes, or by their order. What a
-        `router` sends under another id is no reply: it may send what nobody has asked for.
+        `router` sends under another id is no reply: it may send what nobody has asked for. That a request is `done`,
+        these being its frames, is known by its number.
         """
         routes, route = worker.routes, _route(frames)
         numbers = routes.pop(route, None)
@@ -548,7 +549,7 @@ class Passing:
         several = numbers if type(numbers) is list else [numbers]
         id = _id_of(frames)
         of_this_id = (one for one in several if _id_of(worker.held[one]) == id)
-        answered = next(of_this_id, several[0] if self._matches else None)
+        answered = done or next(of_this_id, several[0] if self._matches else None)
         if answered is not None:
             several.remove(answered)
         if several:
@@ -575,7 +576,7 @@ class Passing:
             elif verb == DONE and worker is not None:
                 for number in numbers_in(word):
                     if self._answers and number in worker.held and number not in worker.replied:
-                        self._answered(worker, worker.held[number])  # it gets no reply
+                        self._answered(worker, worker.held[number], number)  # it gets no reply
                     worker.replied.discard(number)
                     self._release(worker, number)
             elif verb == BYE:

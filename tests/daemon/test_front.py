@@ -321,6 +321,23 @@ def test_of_a_router_it_is_known_which_messages_are_handled(stage):
     assert kind_of(reply(peer)) == "worker-lost"
 
 
+def test_of_a_router_replies_may_come_when_others_are_done_without_one(stage):
+    """By one route and under one id: it is told apart which of them is done, and which has had its reply."""
+    uri = stage.lane("peers", "router", concurrency=4)
+    stage.configure()
+    [worker] = stage.start_workers(1, "peers")
+    peer = stage.client(uri, "dealer")
+    for text in ("sleep 0.5", "silence", "silence"):
+        request(peer, text)
+    assert reply(peer)[1] == b"%d" % worker.pid
+    stage.wait_until(lambda: not stage.status("peers")["in_flight"])
+    request(peer, "sleep 30")
+    stage.wait_until(lambda: stage.status("peers")["in_flight"] == 1)
+    worker.kill()
+    assert kind_of(reply(peer)) == "worker-lost"
+    assert stage.status("peers")["dropped"]["unmatched"] == 0
+
+
 @pytest.mark.parametrize("idempotent", [False, True])
 def test_what_a_router_has_answered_is_not_lost_with_its_worker(stage, idempotent):
     uri = stage.lane("peers", "router", idempotent=idempotent)
