@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Arbiter"]
 
 _SECOND = "GUNICORN_PID"  # is set in the environment of a second arbiter, as long as there is the first one
+_OF_SECOND = ".2"  # what gunicorn adds to the names of a second arbiter
 _RUN_DIR = "DPLOYLIB_RUN_DIR"
 _LISTENERS = "DPLOYLIB_LISTENERS"
 _TICK = 1.0  # seconds, the most that the arbiter waits
@@ -79,7 +80,7 @@ class Arbiter(arbiter.Arbiter):
         if self.cfg.settings["umask"].get():
             os.umask(self.cfg.umask)
         if self.cfg.pidfile is not None:
-            check_pid_file(self.cfg.pidfile + (".2" if _SECOND in os.environ else ""))
+            check_pid_file(self.cfg.pidfile + (_OF_SECOND if _SECOND in os.environ else ""))
         self.run_dir = self._make_run_dir()
         try:
             self.plan = self.app.plan = self.front.plan = self.plan.with_backends(self.run_dir.path)
@@ -123,16 +124,16 @@ class Arbiter(arbiter.Arbiter):
         """Begin: take signals, and write the pid file."""
         self.log.info("starting dploylib, with gunicorn %s", arbiter.__version__)
         self._stats["start_time"] = time.time()
-        if "GUNICORN_PID" in os.environ:
-            self.master_pid = int(os.environ["GUNICORN_PID"])
-            self.proc_name += ".2"
+        if _SECOND in os.environ:
+            self.master_pid = int(os.environ[_SECOND])
+            self.proc_name += _OF_SECOND
             os.environ.pop("GUNICORN_FD", None)
         self.master_name = self.proc_name  # as it is called where it is logged
         self.pid = os.getpid()
         signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
         self.init_signals()  # before anybody can read where to send them
         if self.cfg.pidfile is not None:
-            self.pidfile = Pidfile(self.cfg.pidfile + (".2" if self.master_pid else ""))
+            self.pidfile = Pidfile(self.cfg.pidfile + (_OF_SECOND if self.master_pid else ""))
             self.pidfile.create(self.pid)
         self.cfg.on_starting(self)
         for listener in self.LISTENERS:
@@ -328,7 +329,7 @@ class Arbiter(arbiter.Arbiter):
                     self.reexec_pid = 0
                     self.run_dir.forget(pid)
                     if self.cfg.pidfile is not None:
-                        remove_pid_file(self.cfg.pidfile + ".2", pid)
+                        remove_pid_file(self.cfg.pidfile + _OF_SECOND, pid)
                     self.log.warning("the new arbiter %d has ended", pid)
                     with contextlib.suppress(OSError):  # the front may be as the other one wanted it
                         self.front.configure()
@@ -476,7 +477,7 @@ class Arbiter(arbiter.Arbiter):
 
     def _stop_listening_at_all(self) -> None:
         """Close what listens; and remove its files, and the run directory, unless there is another arbiter."""
-        self.maybe_promote_master()
+        self.maybe_promote_master()  # the other one may have ended meanwhile
         last = self.run_dir.leave()
         for listener in self.LISTENERS:
             if last and not self.systemd:

@@ -126,12 +126,10 @@ class RunDir:
         """
         if self._lock < 0:
             return
-        if not last:
-            pass
-        elif self._given:
+        if last and self._given:
             self._forget_all()
             _unlink(lock_path(self.path))
-        else:
+        elif last:
             shutil.rmtree(self.path, ignore_errors=True)
         self.let_go()
 

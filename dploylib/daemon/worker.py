@@ -80,7 +80,6 @@ class Worker(base.Worker):
         self.hears.setblocking(False)
         self._says.setblocking(False)
         self._state = "starting"
-        self._changed: list[Any] = []
         self._service: Any = None
         self._is_told = False  # by a signal, to stop
 
@@ -301,12 +300,9 @@ class Worker(base.Worker):
         engine(extra_files=self.cfg.reload_extra_files, callback=self._note_change).start()
 
     def _note_change(self, file: str) -> None:
-        """Tell the arbiter of a change of a file, once: gunicorn's polling engine goes on to say so."""
+        """Tell the arbiter of a change of a file, by which time: gunicorn's polling engine says so again and again."""
         with contextlib.suppress(OSError):
-            change = [file, os.stat(file).st_mtime_ns]
-            if change != self._changed:
-                self._changed = change
-                self._say(changed=change)
+            self._say(changed=[file, os.stat(file).st_mtime_ns])
 
     def _run_front(self) -> None:
         from .front import Front

@@ -1,7 +1,6 @@
 """`dploylib serve` in a process of its own, and what can be seen of it from outside."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,8 @@ from typing import Any
 
 import yaml
 import zmq
+
+from dploylib.daemon.finding import statuses
 
 ROOT = Path(__file__).parent.parent.parent
 TARGET = Path(__file__).with_name("daemon_target.py")
@@ -101,12 +102,7 @@ class RunningDaemon:
 
     def statuses(self) -> list[dict[str, Any]]:
         """What its arbiters say of themselves that run, the first one first."""
-        found = []
-        for file in self.run_dir.glob("status.*.json"):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):  # or it has said nothing yet
-                os.kill(int(file.suffixes[0][1:]), 0)
-                found.append(json.loads(file.read_text()))
-        return sorted(found, key=lambda status: float(status["started"]))
+        return list(statuses(str(self.run_dir)))
 
     def status(self) -> dict[str, Any]:
         """What it says of itself, and if there is a second arbiter, what that does; {} when it says nothing."""
