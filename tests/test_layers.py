@@ -13,12 +13,23 @@ PACKAGE = Path(__file__).parent.parent / "dploylib"
 
 # Every part may also import itself. The main line is
 # cli -> daemon -> control -> services -> servers -> transport -> errors, each seeing all that is below it.
-BESIDE_SERVERS = {"errors", "ipc_lock", "logs", "security", "transport", "connecting", "config", "messages"}
+BESIDE_SERVERS = {
+    "errors",
+    "ipc_lock",
+    "logs",
+    "statistics",
+    "security",
+    "transport",
+    "connecting",
+    "config",
+    "messages",
+}
 BESIDE_SERVICES = BESIDE_SERVERS | {"servers", "clients"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "ipc_lock": set(),
     "logs": set(),
+    "statistics": set(),
     "security": {"errors"},
     "config": {"errors", "security"},
     "messages": {"errors"},

@@ -24,6 +24,7 @@ from .checking import Checker
 from .daemon import DaemonSettings
 from .endpoints import TRANSPORTS, endpoint_flaw
 from .meta import BY_NAME, Name, one_of
+from .monitoring import MonitoringSettings
 from .placement import Place, Placement
 from .problems import Path, SourceMap, did_you_mean, looks_secret
 
@@ -167,6 +168,10 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         DaemonSettings,
         Meta(description="How dploylib serve runs the service."),
     ] = DaemonSettings()
+    monitoring: Annotated[
+        MonitoringSettings,
+        Meta(description="What the service tells of itself, and to whom."),
+    ] = MonitoringSettings()
     settings: Annotated[
         dict[Name, dict[str, Any]],
         Meta(description="What each server has to know for itself, by its name.", extra_json_schema=BY_NAME),

@@ -113,7 +113,7 @@ def test_an_empty_configuration_says_what_was_expected(text):
 def test_a_list_at_the_top_is_a_problem():
     assert (
         problem("- servers")
-        == "string:1: found list, expected mapping (servers, supervision, security, daemon, settings, general)"
+        == "string:1: found list, expected mapping (servers, supervision, security, daemon, monitoring, settings, general)"
     )
 
 

@@ -138,7 +138,7 @@ def test_a_wrong_value_is_named_with_what_was_expected(values, message):
         ({"servers": {"echo": {"request": None}}}, "servers.echo.request: missing key 'uri' (string or list)"),
         ({"general": {}}, ": missing key 'servers' (mapping)"),
         ({"servers": []}, "servers: found list, expected mapping"),
-        ([], ": found list, expected mapping (servers, supervision, security, daemon, settings, general)"),
+        ([], ": found list, expected mapping (servers, supervision, security, daemon, monitoring, settings, general)"),
         ({"servers": {}, "Genral": 1}, "Genral: unknown key 'Genral'; did you mean 'general'?"),
         ({"servers": {}, "general": {1: 2}}, 'general.1: a key has to be a string, found 1 (integer); quote it: "1"'),
         ({"servers": {True: {}}}, "YAML reads on, off, yes and no as booleans"),

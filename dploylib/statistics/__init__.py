@@ -1,0 +1,22 @@
+"""What is counted and timed in a service, and how that of several processes becomes one."""
+
+from .histogram import Histogram, Timings
+from .model import (
+    Connections,
+    LastError,
+    ProcessStatistics,
+    ServerStatistics,
+    SocketStatistics,
+    merged,
+)
+
+__all__ = [
+    "Connections",
+    "Histogram",
+    "LastError",
+    "ProcessStatistics",
+    "ServerStatistics",
+    "SocketStatistics",
+    "Timings",
+    "merged",
+]
