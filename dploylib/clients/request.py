@@ -319,7 +319,7 @@ class RequestClient(Client):
         """A request frame that no other call has, which says how long somebody waits for the reply."""
         expires = call.expires if call.handler_deadline is None else min(call.expires, call.handler_deadline)
         left = None if expires == math.inf else (expires - time.monotonic()) * 1000
-        return Metadata(next(self._numbers), left).to_frame()
+        return Metadata(next(self._numbers), left, sent_at=time.time()).to_frame()
 
     def _reply(self, connection: Connection, frames: list[Any]) -> ReceivedData:
         """What was received, without the frame that was ours. Raises `RemoteError`, or `MalformedEnvelope`."""

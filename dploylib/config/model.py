@@ -427,6 +427,11 @@ class ServerSettings:
         uris = self._resolved.get(socket)
         return info if uris is None else msgspec.structs.replace(info, uri=uris)
 
+    @property
+    def monitoring(self) -> MonitoringSettings:
+        """What the service tells of itself."""
+        return self._settings.configuration.monitoring
+
     def place(self, socket: str) -> Place:
         """Where a bound socket of this server really is."""
         return self._settings.placement.place(self.name, socket)

@@ -275,7 +275,7 @@ class Worker(base.Worker):
             self._say(rss=resident)
             return
         counts = {
-            f"{server.name}.{name}": {key: value for key in counts.__slots__ if (value := getattr(counts, key))}
+            f"{server.name}.{name}": {key: value for key in counts.NUMBERS if (value := getattr(counts, key))}
             for server in self._service.servers.values()
             for name, counts in server.counts.items()
         }

@@ -119,4 +119,5 @@ def _metadata(number: int, request: _Request) -> Metadata:
     received = request.received
     left = None if received.deadline is None else (received.deadline - time.monotonic()) * 1000
     trace = None if received.metadata is None else received.metadata.traceparent
-    return Metadata(number, left, trace, request.attempts)
+    sent_at = None if received.metadata is None else received.metadata.sent_at
+    return Metadata(number, left, trace, request.attempts, sent_at)
