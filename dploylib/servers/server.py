@@ -74,6 +74,7 @@ class DployServer:
         self._background = Group()
         self._state = "starting"
         self._hub_delay = Timings()
+        self.hub_ran_at: float | None = None  # on the clock of time.monotonic, as of the last look
         self._failure: ServerFailing | None = None
         self._control: ControlLink | None = None
         self._stop_by: float | None = None  # on the clock of time.monotonic
@@ -459,8 +460,7 @@ class Server(DployServer):
         for attribute, periodic in self.description.periodic.items():
             repeating = self.spawn(self._repeat, attribute, periodic)
             repeating.name = f"{self.name}: {type(self).__name__}.{attribute}"
-        if self.settings.monitoring.statistics:
-            self.spawn(self._keep_count)
+        self.spawn(self._keep_count)
         super()._run(hooks)
 
     def _keep_count(self) -> None:
@@ -468,7 +468,8 @@ class Server(DployServer):
         while True:
             began = time.monotonic()
             gevent.sleep(_COUNTING_INTERVAL)
-            self._hub_delay.note(max(0.0, time.monotonic() - began - _COUNTING_INTERVAL))
+            self.hub_ran_at = time.monotonic()
+            self._hub_delay.note(max(0.0, self.hub_ran_at - began - _COUNTING_INTERVAL))
             for dispatcher in self._dispatchers.values():
                 dispatcher.count_times()
 

@@ -47,6 +47,7 @@ _SCRIPT = os.path.join(os.path.dirname(__file__), "_child.py")
 _WHAT_IT_TAKES = (
     "its class has to be at the top level of a module that can be imported, and its settings and hooks to be picklable"
 )
+_TELLING_INTERVAL = 1.0  # seconds between two times that it tells what it has counted
 _READING_TIME = 2.0  # seconds to hear what a process that has ended said last
 _DYING_TIME = 2 * ENDING_TIME + 1.0  # seconds that a process has to end when it was told to at once
 
@@ -240,6 +241,8 @@ class _Process:
     def _hear(self, kind: str, content: Any) -> None:
         if kind == "log":
             logging.getLogger(content.name).handle(content)
+        elif kind == "statistics":
+            self._run.told = content
         elif kind == "endpoints":
             self._endpoints = content
             self._check_ready()
@@ -344,7 +347,10 @@ def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
         coordinator.when_gone(lambda: loop.run_callback_threadsafe(run.end_at_once))
         with on_signals((signal.SIGTERM,), end), watch_for_blocking(job.max_blocking):
             serving.start()
-            serving.join()
+            while not serving.dead:
+                serving.join(_TELLING_INTERVAL)
+                if run.server is not None:
+                    coordinator.say("statistics", run.server.statistics())
     return run.outcome()
 
 

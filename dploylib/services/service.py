@@ -17,6 +17,7 @@ from ..config import Defaults, Placement, Settings, YAMLConfigMapper
 from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceStateError
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.server import checked_graceful_timeout
+from ..statistics import ServerStatistics
 from ..transport import Context
 from ..transport.spawning import call_in_hub
 from .blocking import watch_for_blocking
@@ -49,7 +50,8 @@ class Service:
 
     A stop gives running handlers `graceful_timeout` seconds to finish, 30 at first, unless it says otherwise itself.
 
-    `placement` says which of the servers a start runs, where other processes run the others, or the same.
+    `placement` says which of the servers a start runs, where other processes run the others, or the same. `settings` is
+    the configuration of the last start.
 
     A service can be used in `with`, which stops it, and be started again after it was stopped.
     """
@@ -75,6 +77,7 @@ class Service:
             self.add_hook(hook)
         self._lifecycle = Lifecycle()
         self._hub: Any = None  # of the thread that started it
+        self.settings: Settings | None = None
         self._start_over = Event()
         self._start_over.set()
 
@@ -136,6 +139,10 @@ class Service:
     def restarts(self) -> dict[str, int]:
         """How often each server was started again since the last start of the service, by name."""
         return self._coordinator.restarts
+
+    def statistics(self) -> dict[str, ServerStatistics]:
+        """What the servers of the last start have counted until now, by name. Any thread may ask."""
+        return self._coordinator.statistics()
 
     @property
     def coordinator(self) -> ServerCoordinator:
@@ -223,6 +230,7 @@ class Service:
             settings = self.load(config_file, config_string, config_dict, overrides)
             if self.state is not State.STARTING:
                 raise ServiceStateError("the service was stopped while it started")
+            self.settings = settings
             settings.placement = self.placement
             classes = {name: cls for name, cls in self.server_classes.items() if self.placement.has(name)}
             self._coordinator.setup_servers(classes, settings, self._hooks, self.max_blocking)

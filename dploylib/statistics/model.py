@@ -16,6 +16,7 @@ __all__ = [
     "ServerStatistics",
     "SocketStatistics",
     "merged",
+    "together",
 ]
 
 
@@ -135,6 +136,12 @@ def merged(processes: Iterable[ProcessStatistics]) -> dict[str, ServerStatistics
     for process in processes:
         servers = _sum(servers, process.servers)
     return servers
+
+
+def together(now: ServerStatistics, before: ServerStatistics) -> ServerStatistics:
+    """Both as one server, which is as it is now: what one run of it has counted, and those before it."""
+    found: ServerStatistics = _sum(now, before)
+    return found
 
 
 def _sum(one: Any, other: Any) -> Any:

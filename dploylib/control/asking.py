@@ -1,0 +1,66 @@
+"""Asking the control servers of a service, all of its processes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, NamedTuple
+
+import gevent
+import msgspec
+
+from ..errors import DployError
+from ..transport import Context, Envelope, Problem
+from .protocol import control_endpoint, control_pids, decoded
+
+__all__ = ["Answer", "ask"]
+
+
+class Answer(NamedTuple):
+    """What a process has answered: a `value`, or why there is none, `error`, which is '' otherwise."""
+
+    pid: int
+    value: Any
+    error: str
+
+
+def ask(run_dir: str, verb: str, argument: Any = None, kind: type[Any] = object, timeout: float = 1.0) -> list[Answer]:
+    """What all processes answer that have a control server in a run directory, in the order of their process ids.
+
+    `argument` becomes JSON; `kind` is what an answer is. What does not answer within `timeout` seconds has an error.
+    """
+    try:
+        pids = [pid for pid in control_pids(run_dir) if _runs(pid)]
+    except OSError:
+        return []
+    with Context.new() as context:
+        asking = [gevent.spawn(_ask, context, run_dir, pid, verb, argument, kind, timeout) for pid in pids]
+        gevent.joinall(asking)
+        return [one.get() for one in asking]
+
+
+def _ask(context: Context, run_dir: str, pid: int, verb: str, argument: Any, kind: type[Any], timeout: float) -> Answer:
+    body = b"" if argument is None else msgspec.json.encode(argument)
+    try:
+        with contextlib.closing(context.socket("req", {"linger": 0, "maxmsgsize": -1})) as socket:
+            socket.connect(control_endpoint(run_dir, pid))
+            socket.send_envelope(Envelope(verb, "application/json", body), timeout)
+            answer = socket.receive_envelope(timeout)
+        problem = Problem.from_envelope(answer)
+        if problem is not None:
+            return Answer(pid, None, problem.detail or problem.title)
+        return Answer(pid, decoded(answer.data, kind), "")
+    except TimeoutError:
+        return Answer(pid, None, f"no answer within {timeout:g} s")
+    except (DployError, msgspec.MsgspecError) as error:
+        return Answer(pid, None, str(error))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
