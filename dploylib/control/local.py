@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
+from collections.abc import Mapping
+from typing import Any, Protocol
 from uuid import uuid4
 
 from .. import __version__
-from ..services import Service
 from ..services.lifecycle import State
-from ..statistics import ProcessStatistics
+from ..statistics import ProcessStatistics, ServerStatistics
+from .memory import resident_memory
 from .source import Health
 
-__all__ = ["Local", "resident_memory"]
+__all__ = ["Local", "Running"]
 
 _BLOCKED = 30.0  # seconds for which a hub may not have run, as gunicorn's timeout has it
 
 
-class Local:
-    """A `Source` of a service in this process, from any thread. `role` is what the process is to the service."""
+class Running(Protocol):
+    """What runs in this process: a `Service`, or something that tells of itself as one does."""
 
-    def __init__(self, service: Service, name: str, role: str = "run") -> None:
-        self.service = service
+    server_classes: Mapping[str, type[Any]]
+    servers: Mapping[str, Any]
+    settings: Any
+    state: State
+
+    def statistics(self) -> dict[str, ServerStatistics]:
+        """What is known of each server, by name."""
+
+
+class Local:
+    """A `Source` of what runs in this process, from any thread. `role` is what the process is to the service."""
+
+    def __init__(self, service: Any, name: str, role: str = "run") -> None:
+        self.service: Running = service
         self.name = name
         self.role = role
         self.pid = os.getpid()
@@ -75,12 +87,3 @@ class Local:
             for name, seconds in silent.items()
             if seconds > _BLOCKED
         ]
-
-
-def resident_memory() -> int:
-    """The bytes of memory that this process has."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:  # no Linux: the most that it ever had
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -35,6 +35,7 @@ from .protocol import (
     control_endpoint,
     decoded,
 )
+from .remains import add_remains
 
 __all__ = ["Control", "ControlServer", "Subject"]
 
@@ -203,6 +204,11 @@ def _problem(type: str, status: int, detail: str) -> Problem:
     return Problem(f"urn:dploylib:{type}", type.replace("-", " ").capitalize(), status, detail)
 
 
+class _ControlService(Service):
+    def _tell_endpoints(self) -> None:
+        """Nobody who reads the log of a service wants to know."""
+
+
 class Control:
     """The control server of this process, in the run directory of the service. To be used in `with`.
 
@@ -210,9 +216,10 @@ class Control:
     """
 
     def __init__(self, subject: Subject, run_dir: str) -> None:
-        self.subject = subject
+        self._subject = subject
+        self._run_dir = run_dir
         self._endpoint = control_endpoint(run_dir, subject.local.pid)
-        self._service = Service(coordinator=ThreadedServerCoordinator())
+        self._service = _ControlService(coordinator=ThreadedServerCoordinator())
         self._service.add_server("control", type("ControlServer", (ControlServer,), {"subject": subject}))
 
     def start(self) -> None:
@@ -227,8 +234,13 @@ class Control:
             log.warning("this process can be asked nothing: %s", error)
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Listen no more, and leave what was counted to who asks later."""
         self._service.stop(_STOPPING_TIME)
+        try:
+            [ended] = self._subject.local.statistics()
+            add_remains(self._run_dir, ended)
+        except OSError as error:
+            log.warning("what this process has counted is lost: %s", error)
 
     def __enter__(self) -> Control:
         self.start()

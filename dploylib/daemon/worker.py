@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gunicorn import util
 from gunicorn.workers import base
 
+from ..control.memory import resident_memory
 from ..errors import AddressInUse, ServiceStateError
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ _IGNORED_SIGNALS = ("SIGHUP", "SIGUSR2", "SIGTTIN", "SIGTTOU", "SIGWINCH")
 
 class Code(Protocol):
     """What of the user's a worker runs."""
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """What it is, and where its configuration is."""
 
     def prepare(self) -> None:
         """Do what comes before the user's code is imported: patch the standard library, if it is to be."""
@@ -195,7 +199,11 @@ class Worker(base.Worker):
         service.graceful_timeout = self.cfg.graceful_timeout
         service.placement = self._placement()
         self._begin_to_live()
-        with on_signals(_STARTING_SIGNALS, self._on_signal), watch_for_blocking(service.max_blocking or 1.0):
+        with (
+            self._control(),
+            on_signals(_STARTING_SIGNALS, self._on_signal),
+            watch_for_blocking(service.max_blocking or 1.0),
+        ):
             try:
                 self.app.code.start(service)
             except ServiceStateError:
@@ -208,6 +216,18 @@ class Worker(base.Worker):
                 service.wait()
             finally:
                 service.stop()
+
+    def _control(self) -> contextlib.AbstractContextManager[Any]:
+        """The control server of this process. What the service is told, the arbiter is."""
+        from ..control.local import Local
+        from ..control.server import Control, Subject
+
+        def stop(graceful_timeout: float | None) -> None:
+            os.kill(self.ppid, signal.SIGTERM if graceful_timeout is None or graceful_timeout else signal.SIGQUIT)
+
+        local = Local(self._service, self.cfg.proc_name, self.role)
+        subject = Subject(local, stop, lambda: os.kill(self.ppid, signal.SIGHUP), *self.app.code.origin)
+        return Control(subject, self.run_dir)
 
     def _placement(self) -> Placement:
         """Which servers run here, and where their sockets are."""
@@ -270,7 +290,7 @@ class Worker(base.Worker):
             gevent.spawn(self._service.stop)
 
     def _report(self) -> None:
-        resident = _resident()
+        resident = resident_memory()
         if self._service is None:
             self._say(rss=resident)
             return
@@ -329,12 +349,3 @@ def set_title(role: str, name: str) -> None:
 def front_control(run_dir: str) -> str:
     """The path of the socket at which a front takes its orders."""
     return os.path.join(run_dir, "front")
-
-
-def _resident() -> int:
-    """The bytes of memory that this process has."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:  # no Linux: the most that it ever had
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

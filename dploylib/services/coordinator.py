@@ -75,7 +75,7 @@ class ServerRun:
             now = ServerStatistics(type=self.server_cls.__qualname__, state="starting")
         if self.ended.is_set():
             now.state = "stopped"
-        return now if self.before is None else together(now, self.before)
+        return now if self.before is None else together([{"": now}, {"": self.before}])[""]
 
     def serve(self, context: Context) -> BaseException | None:
         """Make the server, here where it is to run, and run it to its end. Returns what it raised."""

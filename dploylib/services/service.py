@@ -244,12 +244,16 @@ class Service:
             raise
         finally:
             self._start_over.set()
+        self._tell_endpoints()
+        return self
+
+    def _tell_endpoints(self) -> None:
+        """Log where the sockets are."""
         for name, endpoints in self._coordinator.endpoints.items():
             sockets = self.server_classes[name].description.sockets
             bound = {description.name for description in sockets.values() if description.binds}
             for socket, uris in endpoints.items():
                 log.info("%s.%s %s %s", name, socket, "is at" if socket in bound else "connects to", ", ".join(uris))
-        return self
 
     def wait(self) -> None:
         """Return when the service has been stopped. Raises `ServiceFailing` as soon as a server died for good."""

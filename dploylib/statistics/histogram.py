@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from math import sqrt
 
 import msgspec
-from gevent.monkey import get_original
 
 __all__ = ["Histogram", "Timings"]
 
@@ -93,6 +92,8 @@ class Timings:
         self._histogram = Histogram()
         self._squares = array("d")
         self.note_square = self._squares.append  # for who notes very many: `note` takes twice as long
+        from gevent.monkey import get_original  # here, since not all who read histograms need gevent
+
         self._counting = get_original("_thread", "allocate_lock")()  # a patched one is not for threads
 
     def note(self, seconds: float) -> None:

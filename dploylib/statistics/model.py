@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -132,16 +132,15 @@ class ProcessStatistics(msgspec.Struct, kw_only=True):
 
 def merged(processes: Iterable[ProcessStatistics]) -> dict[str, ServerStatistics]:
     """The servers of several processes, those of the same name as one: counts and histograms add up."""
+    return together(process.servers for process in processes)
+
+
+def together(several: Iterable[Mapping[str, ServerStatistics]]) -> dict[str, ServerStatistics]:
+    """The same for servers by name. What does not add up is as the first one has it."""
     servers: dict[str, ServerStatistics] = {}
-    for process in processes:
-        servers = _sum(servers, process.servers)
+    for one in several:
+        servers = _sum(servers, one)
     return servers
-
-
-def together(now: ServerStatistics, before: ServerStatistics) -> ServerStatistics:
-    """Both as one server, which is as it is now: what one run of it has counted, and those before it."""
-    found: ServerStatistics = _sum(now, before)
-    return found
 
 
 def _sum(one: Any, other: Any) -> Any:
