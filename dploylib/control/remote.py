@@ -35,6 +35,7 @@ class Remote:
         here = [one for instance, one in self._last.items() if instance in answered or one.pid in silent]
         killed = [one.servers for one in self._last.values() if one not in here]
         gone = at_rest([remains.servers, *killed])
+        here.sort(key=lambda one: one.role == "front")  # last, since it is none of the servers
         return [*here, *([self._gone(gone)] if gone else [])]
 
     def _gone(self, servers: dict[str, ServerStatistics]) -> ProcessStatistics:

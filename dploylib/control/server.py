@@ -48,13 +48,14 @@ _STOPPING_TIME = 1.0  # seconds that a command has to be answered when the contr
 class Subject:
     """What a control server speaks of, and what it lets be done to it.
 
-    `stop` is called with a graceful timeout or None, and `reload`, where that is possible; neither may wait.
+    `stop` is called with a graceful timeout or None, and `reload` with nothing, where that is possible; neither may
+    wait.
     """
 
     def __init__(
         self,
         local: Local,
-        stop: Callable[[float | None], Any],
+        stop: Callable[[float | None], Any] | None = None,
         reload: Callable[[], Any] | None = None,
         target: str = "",
         config: str = "",
@@ -143,6 +144,10 @@ def _handler_name(server_cls: type[Server] | None, socket: str) -> str:
 def _stop(subject: Subject, stop: Stop) -> Any:
     if stop.graceful_timeout is not None and not stop.graceful_timeout >= 0:
         return _problem("invalid-data", 422, f"STOP: a number of seconds from 0 on, not {stop.graceful_timeout}")
+    if subject.stop is None:
+        return _problem(
+            "not-possible", 409, f"a {subject.local.role} cannot stop the service: ask another process of it"
+        )
     log.info("told to stop")
     subject.stop(stop.graceful_timeout)
     return Done(f"{subject.local.name} stops")

@@ -332,7 +332,7 @@ class Worker(base.Worker):
         self._state = "ready"
         self._report()
         try:
-            Front(front_control(self.run_dir), reopen_logs=self.log.reopen_files).run()
+            Front(front_control(self.run_dir), reopen_logs=self.log.reopen_files, name=self.cfg.proc_name).run()
         except AddressInUse as error:  # by that of an arbiter that was killed, which finishes what it has
             log.error("%s, and has not ended yet", error)
             sys.exit(1)
