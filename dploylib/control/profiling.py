@@ -21,7 +21,7 @@ from ..errors import MissingPackage, ServiceStateError
 from ..servers import Hook, Server
 
 try:
-    from pyinstrument.low_level.stat_profile import get_frame_info, setstatprofile
+    from pyinstrument.low_level.stat_profile import get_frame_info, setstatprofile, walltime_coarse_resolution
     from pyinstrument.renderers import ConsoleRenderer, HTMLRenderer, SpeedscopeRenderer
     from pyinstrument.session import Session
 except ImportError as error:
@@ -29,7 +29,9 @@ except ImportError as error:
 
 __all__ = ["Profiler", "Session", "profile", "render"]
 
-_INTERVAL = 0.001  # seconds between two samples
+_COARSE = walltime_coarse_resolution()  # seconds between two ticks of the clock of the kernel, where there is one
+_TIMER: Any = "walltime" if _COARSE is None else "walltime_coarse"  # pyinstrument's thread for that begins not always
+_TICK = _COARSE or 0.001  # seconds between two samples
 _PATIENCE = 2.0  # seconds for the hubs to end it, which something may block
 _IDLE = ("idle: nothing to do\0hub\x000",)
 
@@ -62,7 +64,7 @@ def render(sessions: dict[str, Session], suffix: str) -> str:
 
 
 class Profiler(Hook):
-    """Samples hubs of this process every millisecond until `stop`. The root of a stack is the greenlet that runs.
+    """Samples hubs of this process until `stop`, 250 times a second mostly. A stack begins with the greenlet that runs.
 
     As a hook of a service it samples the hubs in which servers start, be they in threads of their own.
     """
@@ -102,8 +104,8 @@ class Profiler(Hook):
             frame_records=sorted(records),
             start_time=self._began,
             duration=perf_counter() - self._clock,
-            min_interval=_INTERVAL,
-            max_interval=_INTERVAL,
+            min_interval=_TICK,
+            max_interval=_TICK,
             sample_count=sum(sampler.samples for sampler in samplers),
             start_call_stack=[""],
             target_description=f"process {os.getpid()}",
@@ -114,7 +116,7 @@ class Profiler(Hook):
 
 
 class _Sampler:
-    """Samples one hub: its thread does that itself, at the next call or return once a millisecond has passed."""
+    """Samples one hub: its thread does that itself, at the next call or return after each tick of the clock."""
 
     def __init__(self, hub: Any) -> None:
         self.seconds: dict[tuple[str, ...], float] = defaultdict(float)  # by stack, from the outermost on
@@ -143,7 +145,7 @@ class _Sampler:
         check.priority = self._hub.loop.MAXPRI  # before whatever ends the waiting
         check.start(_idle_no_more)
         self._last = perf_counter()
-        setstatprofile(self._sample, _INTERVAL, timer_type="walltime_thread")
+        setstatprofile(self._sample, _TICK / 2, timer_type=_TIMER)
 
     def stop(self) -> None:
         """Called by the hub."""
@@ -155,10 +157,10 @@ class _Sampler:
     def _sample(self, frame: FrameType, event: str, argument: Any) -> None:
         now = perf_counter()
         # In ticks: what is shorter than one has as many of them as it should have, on average.
-        ticks = now // _INTERVAL - self._last // _INTERVAL
+        ticks = now // _TICK - self._last // _TICK
         self._last = now
         self.samples += 1
-        self.seconds[_stack(frame, event, argument)] += ticks * _INTERVAL
+        self.seconds[_stack(frame, event, argument)] += ticks * _TICK
 
 
 def _idle_no_more() -> None:
