@@ -77,6 +77,7 @@ class DployServer:
         self.hub_ran_at: float | None = None  # on the clock of time.monotonic, as of the last look
         self._failure: ServerFailing | None = None
         self._control: ControlLink | None = None
+        self._hub: Any = None  # in which it runs, for who asks what it does
         self._stop_by: float | None = None  # on the clock of time.monotonic
         self._told_to_stop = Event()
         self._out_of_time = Event()  # the handlers have had their time
@@ -152,6 +153,7 @@ class DployServer:
 
         Raises what `setup` or a socket raised; `ServerFailing` when it died later on. Nothing is left open.
         """
+        self._hub = gevent.get_hub()
         hooks = Hooks(self.hooks)
         try:
             self._live(hooks)
