@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "dploylib"
 # cli -> daemon -> control -> services -> servers -> transport -> errors, each seeing all that is below it.
 BESIDE_SERVERS = {
     "errors",
+    "handling",
     "ipc_lock",
     "logs",
     "statistics",
@@ -27,13 +28,14 @@ BESIDE_SERVERS = {
 BESIDE_SERVICES = BESIDE_SERVERS | {"servers", "clients"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "handling": set(),
     "ipc_lock": set(),
-    "logs": set(),
+    "logs": {"handling"},
     "statistics": set(),
     "security": {"errors"},
     "config": {"errors", "security"},
     "messages": {"errors"},
-    "transport": {"errors", "ipc_lock", "security"},
+    "transport": {"errors", "handling", "ipc_lock", "security"},
     "connecting": {"errors", "security", "transport"},
     "clients": {"errors", "security", "transport", "connecting", "messages"},
     "servers": BESIDE_SERVERS,

@@ -28,6 +28,7 @@ from ..errors import (
     TransportError,
     Unroutable,
 )
+from ..handling import Where, begin
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
 from ..transport.complaints import Complaints
@@ -158,6 +159,7 @@ class Dispatcher:
         self._busy = 0  # handlers that run, where some messages are rejected
         self.counts = Counts()
         self._socket_name = description.name
+        self._where = Where(server.settings.service, server.name, description.name)
         self._declared = cast(InputHandler, description.input_handler)
         self._server = server
         self._input_handler = self._handler = self._declared
@@ -175,7 +177,8 @@ class Dispatcher:
         self._observed = self._hooks.observe_messages
         if self._observed:
             self._handler = self._announce
-        self._complain = Complaints(log, server.spawn).tell
+        self._complaints = Complaints(log, server.spawn)
+        self._complain = self._complaints.tell
         # What a message goes through; nobody pays for what was not asked for.
         self._pass: Callable[[Any, ReceivedData], Any] = self._observe if self._observed else self._serve
         if rejects:
@@ -199,6 +202,7 @@ class Dispatcher:
             except MalformedEnvelope as error:
                 self._refuse_malformed(socket, error)
             else:
+                begin((self._where, received.metadata))
                 self._pass(channel, received)
         except gevent.Timeout:
             pass  # of a handler that has returned; all that it can have cut short is a line in the log
@@ -408,7 +412,7 @@ class Dispatcher:
             return problem_of(error), partial(self._complain, "timed-out", str(error))
         if isinstance(error, NoReply):
             self.counts.unanswered += 1
-            return problem_of(error), partial(log.error, "%s", error)
+            return problem_of(error), partial(self._complain, "unanswered", str(error), logging.ERROR)
         if isinstance(error, PeerError) and error is received.fault:
             self.counts.refused += 1
             return problem_of(error), partial(self._complain, "refused", f"{self.name} refused a message: {error}")
@@ -416,7 +420,7 @@ class Dispatcher:
             self.counts.undelivered += 1
             return None, partial(self._complain, "undelivered", f"a reply of {self.name} was not delivered: {error}")
         self.counts.failed += 1
-        return handler_failed(self.name), partial(log.error, "the handler of %s failed", self.name, exc_info=error)
+        return handler_failed(self.name), partial(self._complaints.tell_of, f"the handler of {self.name} failed", error)
 
     def _was_for_caller(self, error: TransportError, received: ReceivedData) -> bool:
         """Whether what could not be sent was a reply. On a router it may have been for another peer."""
@@ -438,8 +442,9 @@ class Dispatcher:
             return result is not None or sent_itself
         except KeyboardInterrupt:  # for whoever runs the program
             raise
-        except BaseException:
-            log.exception("on_error of server %s failed for a message of %s", self._server.name, self.name)
+        except BaseException as failure:  # noqa: BLE001 - it may raise anything
+            what = f"on_error of server {self._server.name} failed for a message of {self.name}"
+            self._complaints.tell_of(what, failure)
         return False
 
     def _seconds_for(self, received: ReceivedData | None) -> float | None:

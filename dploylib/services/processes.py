@@ -8,6 +8,7 @@ control socket is for the stop, as everywhere.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import logging.handlers
 import multiprocessing.spawn
@@ -30,6 +31,7 @@ from gevent import subprocess
 
 from ..config import Settings
 from ..errors import ConfigurationError, DeclarationError, DployError, ProcessDied, ServiceStateError
+from ..logs import MessageFields
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.farewell import ENDING_TIME
 from ..transport import Context
@@ -42,6 +44,8 @@ from .signals import on_signals
 __all__ = ["ProcessServerCoordinator", "serve_in_child"]
 
 log = logging.getLogger(__name__)
+
+_FORMATTER = logging.Formatter()
 
 _SCRIPT = os.path.join(os.path.dirname(__file__), "_child.py")
 _WHAT_IT_TAKES = (
@@ -406,6 +410,17 @@ class _ToCoordinator(logging.handlers.QueueHandler):
     def __init__(self, coordinator: _Coordinator) -> None:
         super().__init__(None)  # type: ignore[arg-type]  # of the queue only `enqueue` knows
         self._coordinator = coordinator
+        self.addFilter(MessageFields())
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """The record with its texts in place of what cannot travel. The traceback stays apart from the message."""
+        ready = copy.copy(record)
+        ready.message = ready.msg = record.getMessage()
+        ready.args = None
+        if record.exc_info:
+            ready.exc_text = record.exc_text or _FORMATTER.formatException(record.exc_info)
+            ready.exc_info = None
+        return ready
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Hand a record over."""

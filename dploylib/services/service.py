@@ -49,6 +49,7 @@ class Service:
 
     A stop gives running handlers `graceful_timeout` seconds to finish, 30 at first, unless it says otherwise itself.
 
+    `name` is what it is called in logs and traces, '' for what the section `daemon` of its configuration says.
     `placement` says which of the servers a start runs, where other processes run the others, or the same.
 
     A service can be used in `with`, which stops it, and be started again after it was stopped.
@@ -70,6 +71,7 @@ class Service:
         self.max_blocking = 0.0
         self.graceful_timeout = GRACEFUL_TIMEOUT
         self.placement = Placement()
+        self.name = ""
         self._hooks: list[Hook] = []
         for hook in hooks:
             self.add_hook(hook)
@@ -224,6 +226,7 @@ class Service:
             if self.state is not State.STARTING:
                 raise ServiceStateError("the service was stopped while it started")
             settings.placement = self.placement
+            settings.name = self.name
             classes = {name: cls for name, cls in self.server_classes.items() if self.placement.has(name)}
             self._coordinator.setup_servers(classes, settings, self._hooks, self.max_blocking)
             self._coordinator.start()
