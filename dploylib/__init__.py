@@ -85,7 +85,7 @@ _SUBMODULES = frozenset(
             "logs",
             "messages",
         ),
-        *("security", "servers", "services", "statistics", "targets", "testing", "transport"),
+        *("security", "servers", "services", "statistics", "targets", "testing", "tracing", "transport"),
     }
 )
 

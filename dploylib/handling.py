@@ -9,10 +9,10 @@ import re
 from contextvars import ContextVar
 from typing import NamedTuple, Protocol
 
-__all__ = ["CallMetadata", "Trace", "Where", "begin", "forget", "handled", "trace"]
+__all__ = ["CallMetadata", "Trace", "Where", "begin", "forget", "handled", "trace", "traceparent"]
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_SAMPLED = 0x01
+_FLAGS = 0x03  # those that are known: sampled, and random
 
 
 class Where(NamedTuple):
@@ -40,7 +40,7 @@ class Trace(NamedTuple):
 
     trace_id: str
     span_id: str
-    sampled: bool
+    flags: int
 
     @classmethod
     def parse(cls, traceparent: str) -> Trace | None:
@@ -52,10 +52,10 @@ class Trace(NamedTuple):
         # A later version may say more behind the flags, which nobody here understands (4.3 of the recommendation).
         if version == "ff" or (version == "00" and more) or not trace_id.strip("0") or not span_id.strip("0"):
             return None
-        return cls(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))
+        return cls(trace_id, span_id, int(flags, 16) & _FLAGS)
 
     def __str__(self) -> str:
-        return f"00-{self.trace_id}-{self.span_id}-{self.sampled:02x}"
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
 
 
 _handled: ContextVar[tuple[Where, CallMetadata | None] | None] = ContextVar("dploylib.handled", default=None)
@@ -70,6 +70,12 @@ handled = _handled.get
 def forget() -> None:
     """Have nothing to do with the message any more, in this greenlet."""
     _handled.set(None)
+
+
+def traceparent() -> str | None:
+    """What is passed on to those whom the handler asks: the place in a trace of its message, if it has one."""
+    place = trace()
+    return None if place is None else str(place)
 
 
 def trace() -> Trace | None:

@@ -69,6 +69,7 @@ def command(
         service = load_service(target)  # which may take long: there is nothing to hold up yet
         if graceful_timeout is not None:
             service.graceful_timeout = graceful_timeout
+        service.exports_traces = True
         service.max_blocking = (service.max_blocking or 1.0) if max_blocking is None else max_blocking
         cut_short_by = service.run(**arguments)
     drop_what_cannot_be_written()

@@ -195,6 +195,7 @@ class Worker(base.Worker):
         service.graceful_timeout = self.cfg.graceful_timeout
         service.placement = self._placement()
         service.name = self.cfg.proc_name
+        service.exports_traces = True
         self._begin_to_live()
         with on_signals(_STARTING_SIGNALS, self._on_signal), watch_for_blocking(service.max_blocking or 1.0):
             try:

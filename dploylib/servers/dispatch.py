@@ -236,7 +236,10 @@ class Dispatcher:
 
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         """What the handler gets: the socket to answer on, and what was received. Raises `MalformedEnvelope`."""
-        return socket, ReceivedData(adopt(frames), self._decoder)
+        envelope = adopt(frames)
+        received = ReceivedData(envelope, self._decoder, Metadata.find(frames[:-4]) if len(frames) > 4 else None)
+        received.deadline = None  # nobody waits for an answer
+        return socket, received
 
     def _open_knowing(
         self, open: Callable[..., tuple[Any, ReceivedData]], guard: Guard, socket: Socket, frames: list[Any]

@@ -20,6 +20,7 @@ from ..servers.control import Stop, control_topic
 from ..servers.hooks import Hooks
 from ..transport import Context, ReceiveLoop, Socket
 from ..transport.spawning import spawn_named
+from .observing import observers
 from .supervision import Restarts
 
 __all__ = ["GreenletServerCoordinator", "ServerCoordinator", "ServerRun"]
@@ -68,7 +69,7 @@ class ServerRun:
         """Make the server, here where it is to run, and run it to its end. Returns what it raised."""
         try:
             self.server = server = self.server_cls(self.name, self.settings, self.control_uri, context)
-            server.hooks = self.hooks
+            server.hooks = [*observers(self.settings), *self.hooks]
             server.start()
         except KeyboardInterrupt:
             raise

@@ -34,6 +34,7 @@ from ..errors import ConfigurationError, DeclarationError, DployError, ProcessDi
 from ..logs import MessageFields
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.farewell import ENDING_TIME
+from ..tracing import set_up
 from ..transport import Context
 from ..transport.spawning import new_lock, spawn_named, start_thread
 from .blocking import watch_for_blocking
@@ -333,6 +334,8 @@ def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
     logging.getLogger().addHandler(to_coordinator)
     log_all_by(to_coordinator)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the coordinator decides
+    if job.settings.exports_traces:
+        set_up(job.settings.service, job.settings.monitoring.tracing)
     announcement = _Announcement(coordinator)
     run = ServerRun(job.name, job.server_cls, job.settings, job.control_uri, [announcement, *job.hooks])
     with Context.new() as context:

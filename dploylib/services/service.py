@@ -17,6 +17,7 @@ from ..config import Defaults, Placement, Settings, YAMLConfigMapper
 from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceStateError
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.server import checked_graceful_timeout
+from ..tracing import set_up
 from ..transport import Context
 from ..transport.spawning import call_in_hub
 from .blocking import watch_for_blocking
@@ -49,7 +50,8 @@ class Service:
 
     A stop gives running handlers `graceful_timeout` seconds to finish, 30 at first, unless it says otherwise itself.
 
-    `name` is what it is called in logs and traces, '' for what the section `daemon` of its configuration says.
+    `name` is what it is called in logs and traces, '' for what the section `daemon` of its configuration says. With
+    `exports_traces` a start sets up OpenTelemetry as its environment variables say, if nobody else has.
     `placement` says which of the servers a start runs, where other processes run the others, or the same.
 
     A service can be used in `with`, which stops it, and be started again after it was stopped.
@@ -72,6 +74,7 @@ class Service:
         self.graceful_timeout = GRACEFUL_TIMEOUT
         self.placement = Placement()
         self.name = ""
+        self.exports_traces = False
         self._hooks: list[Hook] = []
         for hook in hooks:
             self.add_hook(hook)
@@ -227,6 +230,9 @@ class Service:
                 raise ServiceStateError("the service was stopped while it started")
             settings.placement = self.placement
             settings.name = self.name
+            settings.exports_traces = self.exports_traces
+            if self.exports_traces:
+                set_up(settings.service, settings.configuration.monitoring.tracing)
             classes = {name: cls for name, cls in self.server_classes.items() if self.placement.has(name)}
             self._coordinator.setup_servers(classes, settings, self._hooks, self.max_blocking)
             self._coordinator.start()
