@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 
 import gevent
@@ -50,6 +51,8 @@ def echo(arguments):
     class EchoServer(Server):
         answer = bind_in("request", arguments.role)(handlers[arguments.handler])
 
+    if arguments.tracing is not None:
+        trace(arguments.tracing)
     with tempfile.TemporaryDirectory() as directory:
         secured = {}
         if arguments.curve:
@@ -57,6 +60,21 @@ def echo(arguments):
             _, secret = write_key_pair(f"{directory}/server", pair)
             secured = {"security": f"{{secret_key: '{secret}', authorized_keys: any}}", "key": pair.public}
         serve(EchoServer, concurrency=arguments.concurrency, timeout=arguments.timeout, **secured)
+
+
+def trace(share):
+    """Let OpenTelemetry record spans of a share of the messages, and write them to nowhere."""
+    from opentelemetry import trace as opentelemetry
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+    from dploylib.tracing.sdk import provider_of
+
+    # On one line, by the encoder in C: about what OTLP takes.
+    exporter = ConsoleSpanExporter(
+        out=open(os.devnull, "w"),  # noqa: SIM115 - open to the end
+        formatter=lambda span: span.to_json(indent=None),
+    )
+    opentelemetry.set_tracer_provider(provider_of("bench", share, [exporter]))
 
 
 def pull(arguments):

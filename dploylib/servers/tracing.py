@@ -26,7 +26,7 @@ class Tracing(Hook):
     def message_received(self, server: Any, socket: str, received: Any) -> None:
         """Begin its span."""
         span = self._spans.begin_handling(*self._about(server, socket))
-        if span.is_recording():
+        if span is not None:
             span.set_attribute("messaging.message.body.size", len(received.data))
             if received.id:
                 span.set_attribute("messaging.message.id", received.id)
@@ -51,7 +51,7 @@ def _span() -> Span | None:
     """The span of the message that is handled here, if it is recorded."""
     message = handled()
     about = None if message is None else message[1]
-    return about.span if isinstance(about, Handled) and about.span.is_recording() else None
+    return about.span if isinstance(about, Handled) else None
 
 
 def _about(server: Any, socket: str) -> tuple[str, SpanKind, dict[str, str]]:

@@ -35,7 +35,7 @@ def set_up(service: str, share: float | None) -> None:
             raise
         log.warning("no spans are recorded: OpenTelemetry is not installed; pip install 'dploylib[otel]'")
         return
-    sdk.set_up(service, share)
+    sdk.set_up(service, _share_in_environment() if share is None else share)
 
 
 def spans() -> Spans | None:
@@ -46,6 +46,16 @@ def spans() -> Spans | None:
     from .spans import Spans
 
     return Spans.of(provider)
+
+
+def _share_in_environment() -> float | None:
+    """The share that OTEL_TRACES_SAMPLER and its argument say, if it is such a sampler."""
+    if os.environ.get("OTEL_TRACES_SAMPLER") != "parentbased_traceidratio":
+        return None
+    try:
+        return float(os.environ.get("OTEL_TRACES_SAMPLER_ARG", ""))
+    except ValueError:  # of which the SDK warns
+        return None
 
 
 def _provider() -> Any:
