@@ -1,16 +1,19 @@
 """Which message is handled here: for what logs, and for what passes traces on.
 
-It is a context variable: what a handler calls knows it, and so do the greenlets that it spawns and what it offloads.
+It is kept in gevent's `spawn_tree_locals`, which greenlets get from who spawns them. A context variable would not reach
+them: a greenlet of gevent begins with an empty context.
 """
 
 from __future__ import annotations
 
 import re
-from contextvars import ContextVar
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-__all__ = ["CallMetadata", "Trace", "Where", "begin", "forget", "handled", "trace", "traceparent"]
+from greenlet import getcurrent
 
+__all__ = ["CallMetadata", "Message", "Trace", "Where", "begin", "forget", "handled", "trace", "traceparent"]
+
+_KEY = "dploylib.handled"
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _FLAGS = 0x03  # those that are known: sampled, and random
 
@@ -58,18 +61,26 @@ class Trace(NamedTuple):
         return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
 
 
-_handled: ContextVar[tuple[Where, CallMetadata | None] | None] = ContextVar("dploylib.handled", default=None)
+Message: TypeAlias = "tuple[Where, CallMetadata | None]"
+"""A message that is handled: where it came in, and what its caller said."""
 
-begin = _handled.set
-"""Say which message is handled from now on: where it came in, and what its caller said. It takes 80 ns a message."""
 
-handled = _handled.get
-"""Which message is handled: where it came in, and what its caller said. None where none is."""
+def begin(message: Message) -> None:
+    """Say which message is handled from now on in this greenlet, and in those that it spawns. It takes 0.15 us."""
+    greenlet: Any = getcurrent()
+    greenlet.spawn_tree_locals = {_KEY: message}
 
 
 def forget() -> None:
-    """Have nothing to do with the message any more, in this greenlet."""
-    _handled.set(None)
+    """Have nothing to do with a message any more, in this greenlet and in those that it spawns."""
+    greenlet: Any = getcurrent()
+    greenlet.spawn_tree_locals = {}
+
+
+def handled() -> Message | None:
+    """Which message is handled here. None where none is."""
+    tree: dict[str, Message] | None = getattr(getcurrent(), "spawn_tree_locals", None)
+    return tree.get(_KEY) if tree else None
 
 
 def traceparent() -> str | None:
@@ -79,7 +90,8 @@ def traceparent() -> str | None:
 
 
 def trace() -> Trace | None:
-    """The place in a trace of the message that is handled. None if it has none."""
-    message = _handled.get()
-    traceparent = message and message[1] and message[1].traceparent
-    return Trace.parse(traceparent) if traceparent else None
+    """The place in a trace of the message that is handled here. None if it has none."""
+    message = handled()
+    metadata = None if message is None else message[1]
+    text = None if metadata is None else metadata.traceparent
+    return Trace.parse(text) if text else None
