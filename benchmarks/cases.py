@@ -155,6 +155,11 @@ SECURED = tuple(
     for what in ("open", "CURVE")
 )
 
+TRACED = (
+    SEND,
+    Contender("dploylib, traced", "dploylib_", ("--tracing", "0.01"), needs="opentelemetry"),
+)
+
 CASES = (
     *(
         Case(f"rep-64B-{n}", f"REP echo, 64 B, {n:,} outstanding", "echo", ON_REP, role="rep", outstanding=n)
@@ -203,6 +208,7 @@ CASES = (
         )
         for role in ("rep", "router")
     ),
+    Case("tracing", "REP echo, 64 B, 100 outstanding, 1 % traced", "echo", TRACED, role="rep", outstanding=100),
     Case("front", "REP echo through a front, 64 B, 100 outstanding", "echo", ON_FRONT, role="rep", outstanding=100),
     Case(
         "computing",

@@ -51,6 +51,7 @@ TARGETS = (
     Target(
         "calls/s, 100 greenlets", "client-100", "throughput", "dploylib -> dploylib", "zerorpc -> zerorpc", at_least=15
     ),
+    Target("server CPU, REP, 1 % traced", "tracing", "cpu_us", "dploylib, traced", SEND, at_most=1.6),
     # 25 us where the loop on pyzmq takes 13.5.
     Target("CPU of the front, REP, 2 workers", "front", "cpu_us", "front, 2 workers", "pyzmq", at_most=1.85),
     Target("CPU of the front, REP, 4 workers", "front", "cpu_us", "front, 4 workers", "pyzmq", at_most=1.85),

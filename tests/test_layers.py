@@ -15,10 +15,12 @@ PACKAGE = Path(__file__).parent.parent / "dploylib"
 # cli -> daemon -> control -> services -> servers -> transport -> errors, each seeing all that is below it.
 BESIDE_SERVERS = {
     "errors",
+    "handling",
     "ipc_lock",
     "logs",
     "statistics",
     "security",
+    "tracing",
     "transport",
     "connecting",
     "config",
@@ -27,15 +29,17 @@ BESIDE_SERVERS = {
 BESIDE_SERVICES = BESIDE_SERVERS | {"servers", "clients"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "handling": set(),
     "ipc_lock": set(),
-    "logs": set(),
+    "logs": {"handling"},
     "statistics": set(),
     "security": {"errors"},
     "config": {"errors", "security"},
     "messages": {"errors"},
-    "transport": {"errors", "ipc_lock", "security", "statistics"},
+    "tracing": {"errors", "handling"},
+    "transport": {"errors", "handling", "ipc_lock", "security", "statistics"},
     "connecting": {"errors", "security", "statistics", "transport"},
-    "clients": {"errors", "security", "statistics", "transport", "connecting", "messages"},
+    "clients": {"errors", "handling", "security", "statistics", "tracing", "transport", "connecting", "messages"},
     "servers": BESIDE_SERVERS,
     "services": BESIDE_SERVICES,
     "targets": BESIDE_SERVICES | {"services"},

@@ -93,6 +93,8 @@ def echo(arguments):
     class EchoServer(Server):
         answer = bind_in("request", arguments.role)(handlers[arguments.handler])
 
+    if arguments.tracing is not None:
+        trace(arguments.tracing)
     with tempfile.TemporaryDirectory() as directory:
         secured = {}
         if arguments.curve:
@@ -106,6 +108,21 @@ def echo(arguments):
             monitoring=arguments.monitoring,
             **secured,
         )
+
+
+def trace(share):
+    """Let OpenTelemetry record spans of a share of the messages, and write them to nowhere."""
+    from opentelemetry import trace as opentelemetry
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+    from dploylib.tracing.sdk import provider_of
+
+    # On one line, by the encoder in C: about what OTLP takes.
+    exporter = ConsoleSpanExporter(
+        out=open(os.devnull, "w"),  # noqa: SIM115 - open to the end
+        formatter=lambda span: span.to_json(indent=None),
+    )
+    opentelemetry.set_tracer_provider(provider_of("bench", share, [exporter]))
 
 
 def pull(arguments):

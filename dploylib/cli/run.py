@@ -81,6 +81,7 @@ def command(
         service = load_service(target)  # which may take long: there is nothing to hold up yet
         if graceful_timeout is not None:
             service.graceful_timeout = graceful_timeout
+        service.exports_traces = True
         service.max_blocking = (service.max_blocking or 1.0) if max_blocking is None else max_blocking
         with contextlib.nullcontext() if profile is None else profiled(service, profile):
             cut_short_by = service.run(**arguments)

@@ -11,7 +11,7 @@ is answered by a problem, as everywhere.
     RELOAD    -> Done, before it reloads
     LOGLEVEL  LogLevel -> LogLevel, that of a logger; with a level, it has that from now on
     STACKS    -> Text       where all greenlets and threads are
-    PROFILE   Profile -> Text, after so many seconds
+    PROFILE   Profile -> a session of pyinstrument, after so many seconds
 """
 
 from __future__ import annotations
@@ -96,10 +96,9 @@ class LogLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """For how many seconds, and in which form, html or json."""
+    """For how many seconds to look where the time goes."""
 
-    seconds: float = 5.0
-    form: str = "html"
+    seconds: float = 10.0
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -109,7 +108,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Text(msgspec.Struct, frozen=True):
-    """Text to read, or to write to a file."""
+    """Text to read."""
 
     text: str
 

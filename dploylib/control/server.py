@@ -181,15 +181,18 @@ def _loglevel(subject: Subject, wanted: LogLevel) -> Any:
 def _stacks(subject: Subject, _: None) -> Text:
     from .stacks import stacks
 
-    return Text(stacks(subject.local.service.servers))
+    return Text(stacks(subject.local.service.servers.values()))
 
 
 def _profile(subject: Subject, wanted: Profile) -> Any:
     if not 0 < wanted.seconds <= _LONGEST_PROFILE:
         return _problem("invalid-data", 422, f"PROFILE: for up to {_LONGEST_PROFILE:g} seconds, not {wanted.seconds}")
-    from .profiling import profile
+    try:
+        from .profiling import profile
 
-    return Text(profile(wanted.seconds, wanted.form))
+        return profile(subject.local.service.servers.values(), wanted.seconds).to_json()
+    except DployError as error:  # pyinstrument is not installed, or somebody else profiles already
+        return _problem("not-possible", 409, str(error))
 
 
 _VERBS: Final[dict[str, tuple[type[Any] | None, Callable[[Subject, Any], Any]]]] = {

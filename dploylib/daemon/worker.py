@@ -198,6 +198,8 @@ class Worker(base.Worker):
         service = self._service
         service.graceful_timeout = self.cfg.graceful_timeout
         service.placement = self._placement()
+        service.name = self.cfg.proc_name
+        service.exports_traces = True
         self._begin_to_live()
         with (
             self._control(),

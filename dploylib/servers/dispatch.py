@@ -30,6 +30,7 @@ from ..errors import (
     TransportError,
     Unroutable,
 )
+from ..handling import Where, begin
 from ..statistics import Histogram, LastError, SocketStatistics, Timings
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
@@ -179,6 +180,7 @@ class Dispatcher:
         self.counts = Counts()
         self._socket_name = description.name
         self._socket_type = description.socket_type
+        self._where = Where(server.settings.service, server.name, description.name)
         self._declared = cast(InputHandler, description.input_handler)
         self._server = server
         self._input_handler = self._handler = self._declared
@@ -196,10 +198,11 @@ class Dispatcher:
         self._observed = self._hooks.observe_messages
         if self._observed:
             self._handler = self._announce
-        self._complain = Complaints(log, server.spawn).tell
         self.handler_time, self.wait_time = Timings(), Timings()
         self._timed = timed
         self._note_square = self.handler_time.note_square
+        self._complaints = Complaints(log, server.spawn)
+        self._complain = self._complaints.tell
         # What a message goes through; nobody pays for what was not asked for.
         self._pass: Callable[[Any, ReceivedData], Any] = self._observe if self._observed else self._serve
         if rejects:
@@ -223,6 +226,7 @@ class Dispatcher:
             except MalformedEnvelope as error:
                 self._refuse_malformed(socket, error)
             else:
+                begin((self._where, received.metadata))
                 if not self._timed:
                     self._pass(channel, received)
                     return
@@ -281,7 +285,10 @@ class Dispatcher:
 
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         """What the handler gets: the socket to answer on, and what was received. Raises `MalformedEnvelope`."""
-        return socket, ReceivedData(adopt(frames), self._decoder)
+        envelope = adopt(frames)
+        received = ReceivedData(envelope, self._decoder, Metadata.find(frames[:-4]) if len(frames) > 4 else None)
+        received.deadline = None  # nobody waits for an answer
+        return socket, received
 
     def _open_knowing(
         self, open: Callable[..., tuple[Any, ReceivedData]], guard: Guard, socket: Socket, frames: list[Any]
@@ -463,7 +470,7 @@ class Dispatcher:
             return problem_of(error), partial(self._complain, "timed-out", str(error))
         if isinstance(error, NoReply):
             self.counts.unanswered += 1
-            return problem_of(error), partial(log.error, "%s", error)
+            return problem_of(error), partial(self._complain, "unanswered", str(error), logging.ERROR)
         if isinstance(error, PeerError) and error is received.fault:
             self.counts.refused += 1
             return problem_of(error), partial(self._complain, "refused", f"{self.name} refused a message: {error}")
@@ -471,7 +478,7 @@ class Dispatcher:
             self.counts.undelivered += 1
             return None, partial(self._complain, "undelivered", f"a reply of {self.name} was not delivered: {error}")
         self.counts.failed += 1
-        return handler_failed(self.name), partial(log.error, "the handler of %s failed", self.name, exc_info=error)
+        return handler_failed(self.name), partial(self._complaints.tell_of, f"the handler of {self.name} failed", error)
 
     def _was_for_caller(self, error: TransportError, received: ReceivedData) -> bool:
         """Whether what could not be sent was a reply. On a router it may have been for another peer."""
@@ -493,8 +500,9 @@ class Dispatcher:
             return result is not None or sent_itself
         except KeyboardInterrupt:  # for whoever runs the program
             raise
-        except BaseException:
-            log.exception("on_error of server %s failed for a message of %s", self._server.name, self.name)
+        except BaseException as failure:  # noqa: BLE001 - it may raise anything
+            what = f"on_error of server {self._server.name} failed for a message of {self.name}"
+            self._complaints.tell_of(what, failure)
         return False
 
     def _seconds_for(self, received: ReceivedData | None) -> float | None:

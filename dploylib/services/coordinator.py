@@ -21,6 +21,7 @@ from ..servers.hooks import Hooks
 from ..statistics import ServerStatistics, together
 from ..transport import Context, ReceiveLoop, Socket
 from ..transport.spawning import spawn_named
+from .observing import observers
 from .supervision import Restarts
 
 __all__ = ["GreenletServerCoordinator", "ServerCoordinator", "ServerRun"]
@@ -81,7 +82,7 @@ class ServerRun:
         """Make the server, here where it is to run, and run it to its end. Returns what it raised."""
         try:
             self.server = server = self.server_cls(self.name, self.settings, self.control_uri, context)
-            server.hooks = self.hooks
+            server.hooks = [*observers(self.settings), *self.hooks]
             server.start()
         except KeyboardInterrupt:
             raise

@@ -8,6 +8,7 @@ control socket is for the stop, as everywhere.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import logging.handlers
 import multiprocessing.spawn
@@ -30,8 +31,10 @@ from gevent import subprocess
 
 from ..config import Settings
 from ..errors import ConfigurationError, DeclarationError, DployError, ProcessDied, ServiceStateError
+from ..logs import MessageFields
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.farewell import ENDING_TIME
+from ..tracing import set_up
 from ..transport import Context
 from ..transport.spawning import new_lock, spawn_named, start_thread
 from .blocking import watch_for_blocking
@@ -42,6 +45,8 @@ from .signals import on_signals
 __all__ = ["ProcessServerCoordinator", "serve_in_child"]
 
 log = logging.getLogger(__name__)
+
+_FORMATTER = logging.Formatter()
 
 _SCRIPT = os.path.join(os.path.dirname(__file__), "_child.py")
 _WHAT_IT_TAKES = (
@@ -332,6 +337,8 @@ def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
     logging.getLogger().addHandler(to_coordinator)
     log_all_by(to_coordinator)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the coordinator decides
+    if job.settings.exports_traces:
+        set_up(job.settings.service, job.settings.monitoring.tracing)
     announcement = _Announcement(coordinator)
     run = ServerRun(job.name, job.server_cls, job.settings, job.control_uri, [announcement, *job.hooks])
     with Context.new() as context:
@@ -412,6 +419,17 @@ class _ToCoordinator(logging.handlers.QueueHandler):
     def __init__(self, coordinator: _Coordinator) -> None:
         super().__init__(None)  # type: ignore[arg-type]  # of the queue only `enqueue` knows
         self._coordinator = coordinator
+        self.addFilter(MessageFields())
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """The record with its texts in place of what cannot travel. The traceback stays apart from the message."""
+        ready = copy.copy(record)
+        ready.message = ready.msg = record.getMessage()
+        ready.args = None
+        if record.exc_info:
+            ready.exc_text = record.exc_text or _FORMATTER.formatException(record.exc_info)
+            ready.exc_info = None
+        return ready
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Hand a record over."""

@@ -18,6 +18,7 @@ from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceS
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.server import checked_graceful_timeout
 from ..statistics import ServerStatistics
+from ..tracing import set_up
 from ..transport import Context
 from ..transport.spawning import call_in_hub
 from .blocking import watch_for_blocking
@@ -50,6 +51,8 @@ class Service:
 
     A stop gives running handlers `graceful_timeout` seconds to finish, 30 at first, unless it says otherwise itself.
 
+    `name` is what it is called in logs and traces, '' for what the section `daemon` of its configuration says. With
+    `exports_traces` a start sets up OpenTelemetry as its environment variables say, if nobody else has.
     `placement` says which of the servers a start runs, where other processes run the others, or the same. `settings` is
     the configuration of the last start.
 
@@ -72,6 +75,8 @@ class Service:
         self.max_blocking = 0.0
         self.graceful_timeout = GRACEFUL_TIMEOUT
         self.placement = Placement()
+        self.name = ""
+        self.exports_traces = False
         self._hooks: list[Hook] = []
         for hook in hooks:
             self.add_hook(hook)
@@ -232,6 +237,10 @@ class Service:
                 raise ServiceStateError("the service was stopped while it started")
             self.settings = settings
             settings.placement = self.placement
+            settings.name = self.name
+            settings.exports_traces = self.exports_traces
+            if self.exports_traces:
+                set_up(settings.service, settings.configuration.monitoring.tracing)
             classes = {name: cls for name, cls in self.server_classes.items() if self.placement.has(name)}
             self._coordinator.setup_servers(classes, settings, self._hooks, self.max_blocking)
             self._coordinator.start()
