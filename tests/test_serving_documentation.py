@@ -15,7 +15,8 @@ from gunicorn.config import KNOWN_SETTINGS
 from dploylib.cli.exit_codes import ExitCode
 from dploylib.cli.serve import command
 from dploylib.config.daemon import HOOKS, DaemonSettings
-from dploylib.daemon import finding, passing, worker
+from dploylib.control import finding
+from dploylib.daemon import passing, worker
 from dploylib.daemon.arbiter import Arbiter
 from dploylib.daemon.changes import Change
 from dploylib.daemon.lane import Lane

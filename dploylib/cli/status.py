@@ -28,7 +28,7 @@ def command(pidfile: str | None, run_dir: str | None, name: str | None, as_json:
     said so within the last 10 seconds; otherwise it is 1. During an upgrade a service is shown twice, the old one and
     the new one: it is ready when one of them is, and the new one has the pid file FILE.2.
     """
-    from ..daemon.finding import base_directory, statuses
+    from ..control.finding import base_directory, statuses
 
     pid = None if pidfile is None else _pid_in(pidfile)
     found = [
