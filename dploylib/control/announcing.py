@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from .. import __version__
 from ..services import Service
 from ..services.lifecycle import State
 from .run_dir import RunDir
@@ -32,6 +33,7 @@ def announced(service: Service, name: str, path: str | None = None) -> Iterator[
                 "name": name,
                 "mode": "run",
                 "pid": os.getpid(),
+                "version": __version__,
                 "predecessor": None,
                 "successor": None,
                 "state": _WORDS.get(state, "stopping"),

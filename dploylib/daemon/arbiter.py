@@ -15,6 +15,7 @@ from gunicorn import arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.pidfile import Pidfile
 
+from .. import __version__
 from ..control.run_dir import RunDir
 from .activation import activated
 from .backoff import Backoff
@@ -534,6 +535,7 @@ class Arbiter(arbiter.Arbiter):
         status = {
             "name": self.cfg.proc_name,
             "mode": "serve",
+            "version": __version__,
             "pid": self.pid,
             "predecessor": self.master_pid or None,
             "successor": self.reexec_pid or None,
