@@ -26,6 +26,7 @@ from . import (
     stats,
     status,
     stop,
+    top,
 )
 from .exit_codes import ExitCode, table
 from .failures import reported
@@ -52,7 +53,7 @@ def cli() -> None:
     """Run services over ZeroMQ, and talk to them."""
 
 
-_RUNNING = (ps, status, stats, health, stop, reload, stacks, loglevel)
+_RUNNING = (ps, status, stats, top, health, stop, reload, stacks, loglevel)
 for module in (run, serve, *_RUNNING, check, schema, call, send, listen, keygen, key):
     cli.add_command(module.command)
 
