@@ -22,7 +22,7 @@ from .quantities import bar_chart, data, duration, number, share, span
 __all__ = ["PROCESSES", "SOCKETS", "Column", "Row", "View", "Watch", "by"]
 
 _REMEMBERED = 120  # looks, for the bars
-_TREND = 7  # characters
+_TREND = 6  # characters
 
 
 class Row(NamedTuple):
@@ -149,7 +149,7 @@ SOCKETS = (
     Column("in/s", 6, lambda row: row.rates.bytes_received, data),
     Column("out/s", 6, lambda row: row.rates.bytes_sent, data),
     Column("conn", 5, lambda row: row.rates.connections, _known(str)),
-    Column("wait p99", 9, _quantile(lambda row: row.rates.wait_time, 0.99), _TIME),
+    Column("wait", 6, _quantile(lambda row: row.rates.wait_time, 0.99), _TIME),
     Column("type", 7, lambda row: row.rates.type, is_number=False),
 )
 """What is shown of sockets."""
@@ -161,7 +161,7 @@ PROCESSES = (
     *_BUSY,
     Column("cpu", 5, _of_process(lambda process: process.cpu), _known(share)),
     Column("mem", 6, _of_process(lambda process: process.resident), _known(data)),
-    Column("hub p99", 8, _quantile(lambda row: row.process.hub_delay if row.process else Histogram(), 0.99), _TIME),
+    Column("hub", 6, _quantile(lambda row: row.process.hub_delay if row.process else Histogram(), 0.99), _TIME),
     Column("conn", 5, lambda row: row.rates.connections, _known(str)),
     Column("up", 5, _of_process(lambda process: process.uptime), _known(span)),
     Column("state", 9, _of_process(lambda process: process.state), is_number=False),
