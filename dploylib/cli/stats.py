@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-_SOCKET = ("SOCKET", "TYPE", "RECEIVED", "SENT", "ERRORS", "IN FLIGHT", "P50", "P90", "P99", "IN", "OUT", "CONN")
-_PROCESS = ("PROCESS", "PID", "STATE", "UP", "CPU", "MEMORY", "HUB P99")
+_SOCKET = ("SOCKET", "TYPE", "RECEIVED", "SENT", "ERRORS", "IN-FLIGHT", "P50", "P90", "P99", "IN", "OUT", "CONN")
+_PROCESS = ("PROCESS", "PID", "STATE", "UP", "CPU", "MEMORY", "HUB-P99")
 
 
 @click.command("stats", epilog="Example: dploylib stats echo --json")

@@ -11,15 +11,33 @@ from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import DataTable, Footer, HelpPanel, Label, Sparkline, Static, TabbedContent, TabPane
+from textual.screen import ModalScreen
+from textual.widgets import DataTable, Footer, Label, Sparkline, Static, TabbedContent, TabPane
 
 from .quantities import duration, number
 from .watching import PROCESSES, SOCKETS, Column, Row, View, Watch, by
 
-__all__ = ["TopScreen"]
+__all__ = ["HELP", "TopScreen"]
 
 _REMEMBERED = 120  # looks, for the charts
 _LONGEST_NAME = 30
+HELP = """\
+tab     sockets, or processes         p  pause, or go on
+s       sort by the next column; or   q  quit: the service goes on
+        click on the heading of one   ?  this help; any key leaves it
+r       sort the other way round
+
+msg/s   messages received a second, since the look before
+sent/s  messages sent a second
+trend   what came in, look by look, the last one at the right
+p50 p90 p99  handlers took no longer than that, in 50, 90, 99 of 100
+busy    messages that are received and not done with
+err/s   messages a second that were not handled as they should be
+in/s out/s   bytes of the bodies received and sent a second
+conn    connections of peers          wait  p99 of the time before
+cpu     share of one processor              handlers began
+hub     p99 of the delay of greenlets"""
+"""What the help says."""
 
 
 class _Table(DataTable[Text]):
@@ -73,28 +91,49 @@ class _Table(DataTable[Text]):
         self.sort_by(self._sorted_by)
 
 
+class _Help(ModalScreen[None]):
+    """Explains the keys and the columns, until a key is pressed."""
+
+    CSS = """
+    _Help { align: center middle; }
+    _Help Static { width: auto; max-width: 100%; height: auto; max-height: 100%; padding: 0 1; border: round $accent; }
+    """
+
+    def compose(self) -> ComposeResult:
+        """The text."""
+        yield Static(HELP, markup=False)
+
+    def on_key(self) -> None:
+        """Go back, whatever key it is."""
+        if self.is_current:  # else another key has done so already
+            self.dismiss()
+
+
 class TopScreen(App[None]):
     """Looks at a service every `interval` seconds, and shows what happens there."""
 
     TITLE = "dploylib top"
     ENABLE_COMMAND_PALETTE = False
     CSS = """
+    Screen { overflow: hidden; }
+    TabbedContent { height: 1fr; }
     #headline { height: 1; text-style: bold; padding: 0 1; }
     #charts { height: 3; }
     #charts Vertical { padding: 0 1; }
     #charts Sparkline { height: 2; }
     #errors .sparkline--max-color { color: $error; }
     #errors .sparkline--min-color { color: $error; }
-    TabPane { padding: 0; }
+    ContentSwitcher { height: 1fr; }
+    TabPane { height: 1fr; padding: 0; }
     DataTable { height: 1fr; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "quit", "Quit", tooltip="End this; the service goes on."),
-        Binding("tab", "other_table", "Sockets/processes", priority=True, tooltip="Show the other table."),
-        Binding("s", "sort_by_next", "Sort", tooltip="Sort by the next column; or click on the heading of one."),
-        Binding("r", "turn", "Reverse", tooltip="Sort the other way round."),
-        Binding("p", "pause", "Pause", tooltip="Let what is shown stay as it is, or go on."),
-        Binding("question_mark", "help", "Help", key_display="?", tooltip="Show this help, or show it no more."),
+        Binding("q", "quit", "Quit"),
+        Binding("tab", "other_table", "Sockets/processes", priority=True),
+        Binding("s", "sort_by_next", "Sort"),
+        Binding("r", "turn", "Reverse"),
+        Binding("p", "pause", "Pause"),
+        Binding("question_mark", "help", "Help", key_display="?"),
     ]
 
     def __init__(self, watch: Watch, interval: float) -> None:
@@ -159,7 +198,7 @@ class TopScreen(App[None]):
         }
         for name, values in (("received", self._received), ("p99", self._p99), ("errors", self._errors)):
             self.query_one(f"#{name}-now", Label).update(now[name])
-            self.query_one(f"#{name}", Sparkline).data = list(values)
+            self.query_one(f"#{name}", Sparkline).data = [0.0, *values]  # drawn from 0 on
         self.query_one("#sockets", _Table).show(view.sockets)
         self.query_one("#processes", _Table).show(view.processes)
 
@@ -209,11 +248,8 @@ class TopScreen(App[None]):
         self._tick()
 
     def action_help(self) -> None:
-        """Show the keys, or show them no more."""
-        if self.screen.query(HelpPanel):
-            self.action_hide_help_panel()
-        else:
-            self.action_show_help_panel()
+        """Explain the keys and the columns."""
+        self.push_screen(_Help())
 
 
 def _cell(text: str, column: Column, width: int) -> Text:

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from dploylib.cli.quantities import bar_chart, data, duration, number, span
-from dploylib.cli.top_screen import TopScreen
+from dploylib.cli.top_screen import HELP, TopScreen
 from dploylib.cli.watching import PROCESSES, SOCKETS, Watch, by
 from dploylib.control import Health
 from dploylib.statistics import Histogram, ProcessStatistics, ServerStatistics, SocketStatistics
@@ -167,14 +167,35 @@ def test_a_pause_leaves_what_is_shown_as_it_is():
     on_screen(source, test)
 
 
-def test_help_lists_the_keys():
+def test_help_explains_each_key_and_column_until_a_key_is_pressed():
+    keys = {binding.key_display or binding.key for binding in TopScreen.BINDINGS}
+    words = set(HELP.split())
+    assert keys <= words
+    assert {column.title for column in (*SOCKETS, *PROCESSES)} - words == {"socket", "type", "process", "state"} | {
+        "mem",
+        "up",
+    }
+
     async def test(app, pilot):
         await pilot.press("question_mark")
         await pilot.pause()
-        assert app.screen.query("HelpPanel")
-        await pilot.press("question_mark")
+        text = app.screen.query_one("Static")
+        assert text.region.height == len(HELP.splitlines()) + 2
+        assert app.screen.region.contains_region(text.region)
+        await pilot.press("x", "x")
         await pilot.pause()
-        assert not app.screen.query("HelpPanel")
+        assert app.screen.query("#headline")
+
+    on_screen(Told({"a": 10}), test)
+
+
+def test_all_of_it_is_on_a_screen_of_80_by_24():
+    async def test(app, pilot):
+        for part in ("#headline", "#received", "#errors", "#sockets", "Footer"):
+            region = app.query_one(part).region
+            assert region.area, part
+            assert app.screen.region.contains_region(region), part
+        assert app.query_one("#sockets").region.height > 10
 
     on_screen(Told({"a": 10}), test)
 
