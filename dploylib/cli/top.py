@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import MissingPackage
 from .columns import aligned
 from .exit_codes import ExitCode
 from .parameters import SECONDS
@@ -43,13 +45,10 @@ def command(name: str | None, pidfile: str | None, run_dir: str | None, interval
         for line in _once(watch, interval):
             click.echo(line)
         return
-    try:
-        from .top_screen import TopScreen
-    except ImportError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("textual", "rich"):
-            raise
-        click.echo("the live view needs Textual: pip install 'dploylib[top]'; or use --once", err=True)
-        raise SystemExit(ExitCode.FAILED) from error
+    if importlib.util.find_spec("textual") is None:
+        raise MissingPackage("the live view needs Textual: pip install 'dploylib[top]'; or use --once")
+    from .top_screen import TopScreen
+
     TopScreen(watch, interval).run()
 
 

@@ -268,15 +268,14 @@ def test_bars_are_as_high_as_their_values():
 def test_without_textual_the_command_says_what_to_install(tmp_path, monkeypatch):
     script = """
 import sys
-sys.modules["textual"] = None
-sys.modules["textual.app"] = None
+import importlib.util
+importlib.util.find_spec = lambda name: None
 sys.stdout.isatty = lambda: True
-from unittest import mock
 from dploylib.cli import main, top
 from dploylib.cli.services import Running
 top.the_service = lambda *_: Running("parrot", "nowhere", [{"pid": 1}])
 sys.exit(main(["top"]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stderr == "the live view needs Textual: pip install 'dploylib[top]'; or use --once\n"
+    assert done.stderr == "Error: the live view needs Textual: pip install 'dploylib[top]'; or use --once\n"
     assert done.returncode == 1
