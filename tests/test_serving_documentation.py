@@ -15,7 +15,8 @@ from gunicorn.config import KNOWN_SETTINGS
 from dploylib.cli.exit_codes import ExitCode
 from dploylib.cli.serve import command
 from dploylib.config.daemon import HOOKS, DaemonSettings
-from dploylib.daemon import finding, passing, worker
+from dploylib.control import finding
+from dploylib.daemon import passing, worker
 from dploylib.daemon.arbiter import Arbiter
 from dploylib.daemon.changes import Change
 from dploylib.daemon.lane import Lane
@@ -111,7 +112,7 @@ def _signals(heading):
 
 
 def test_each_exit_code_is_in_the_table():
-    of_clients = {ExitCode.TIMEOUT, ExitCode.PEER}
+    of_clients = {ExitCode.TIMEOUT, ExitCode.PEER, ExitCode.NOT_RUNNING}
     unforeseen = 255  # of gunicorn's: sys.exit(-1)
     assert "sys.exit(-1)" in inspect.getsource(gunicorn.arbiter.Arbiter.run)
     codes = [int(row[0]) for row in tables(SERVING, "code")]
@@ -126,7 +127,7 @@ def test_what_needs_a_restart_is_listed():
 
 
 def test_times_are_those_of_the_code():
-    from dploylib.cli import status
+    from dploylib.cli import services
     from dploylib.daemon import arbiter, backoff, checking, reloading
 
     for seconds, sentence in {
@@ -135,7 +136,7 @@ def test_times_are_those_of_the_code():
         arbiter._CLOSING_TIME: "within `graceful_timeout` and {:g} seconds",
         backoff._SOON: "end within {:g} seconds after their start",
         backoff._LONGEST: "after up to {:g} seconds",
-        status._SILENT: "{:g} seconds, otherwise with 1",
+        services.SILENT: "{:g} seconds, otherwise with 1",
     }.items():
         assert sentence.format(seconds) in SERVING
     assert finding.status_file("RUN_DIR", 0).replace("0", "PID") in SERVING

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks.servers import common, processes
-from dploylib.daemon.finding import statuses
+from dploylib.control.finding import statuses
 
 CONFIGURATION = 'servers: {bench: {request: {uri: "tcp://127.0.0.1:*"}}}\n'
 

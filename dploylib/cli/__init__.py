@@ -8,7 +8,26 @@ from typing import Any
 import click
 
 from .. import __version__
-from . import call, check, key, keygen, listen, run, schema, send, serve, status
+from . import (
+    call,
+    check,
+    health,
+    key,
+    keygen,
+    listen,
+    loglevel,
+    ps,
+    reload,
+    run,
+    schema,
+    send,
+    serve,
+    stacks,
+    stats,
+    status,
+    stop,
+    top,
+)
 from .exit_codes import ExitCode, table
 from .failures import reported
 from .parameters import Group
@@ -34,7 +53,8 @@ def cli() -> None:
     """Run services over ZeroMQ, and talk to them."""
 
 
-for module in (run, serve, status, check, schema, call, send, listen, keygen, key):
+_RUNNING = (ps, status, stats, top, health, stop, reload, stacks, loglevel)
+for module in (run, serve, *_RUNNING, check, schema, call, send, listen, keygen, key):
     cli.add_command(module.command)
 
 

@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     TIMEOUT = 5
     PEER = 6
     TRANSPORT = 7
+    NOT_RUNNING = 8
     SIGINT = 130  # 128 and the number of the signal, as a shell reports a process that a signal ended
     SIGTERM = 143
 
@@ -31,6 +32,7 @@ EXIT_CODES: dict[ExitCode, str] = {
     ExitCode.TIMEOUT: "the time was up",
     ExitCode.PEER: "the peer answered with a problem, or not with an envelope",
     ExitCode.TRANSPORT: "an endpoint cannot be used (address in use, say), or its connection was lost",
+    ExitCode.NOT_RUNNING: "there is no such service",
     ExitCode.SIGINT: "interrupted: a client by SIGINT, a service by a second signal",
     ExitCode.SIGTERM: "the same by SIGTERM",
 }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +17,14 @@ from .logs import LEVELS, configure, drop_what_cannot_be_written, log_failure
 from .parameters import PROFILE, SECONDS_OR_NONE, configuration, service_options
 from .profile import profiled
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..services import Service
+
 __all__ = ["command"]
+
+log = logging.getLogger(__name__)
 
 
 @click.command("run", epilog="Example: dploylib run examples/echo/service.py -c examples/echo/config.yaml")
@@ -52,6 +62,19 @@ __all__ = ["command"]
     help="Write there in the end where the time has gone, as a flame graph: .html is a page for the browser, .json is "
     "for speedscope.app, .txt is text. A message costs about twice its time.",
 )
+@click.option(
+    "-n",
+    "--name",
+    show_default="that of the module",
+    help="The name of the service, by which other commands find it.",
+)
+@click.option("--run-dir", metavar="DIR", help="The run directory, where other commands find it; else a new one.")
+@click.option(
+    "--control/--no-control",
+    default=True,
+    show_default=True,
+    help="Whether other commands find it: without, nothing is written anywhere.",
+)
 def command(
     target: Target,
     config: str | None,
@@ -62,6 +85,9 @@ def command(
     graceful_timeout: float | None,
     max_blocking: float | None,
     profile: Path | None,
+    name: str | None,
+    run_dir: str | None,
+    control: bool,
 ) -> None:
     """Run a service in the foreground.
 
@@ -69,7 +95,7 @@ def command(
     Service in it; without one it is "service".
 
     The first SIGINT or SIGTERM stops receiving and lets the running handlers finish, a second one stops at once. The
-    log goes to stderr.
+    log goes to stderr. Other commands find it meanwhile: ps, status, stats, top, health, stop, stacks, loglevel.
     """
     from ..targets import load_service, patch_standard_library
 
@@ -83,7 +109,31 @@ def command(
             service.graceful_timeout = graceful_timeout
         service.exports_traces = True
         service.max_blocking = (service.max_blocking or 1.0) if max_blocking is None else max_blocking
-        with contextlib.nullcontext() if profile is None else profiled(service, profile):
+        with contextlib.ExitStack() as stack:
+            if profile is not None:
+                stack.enter_context(profiled(service, profile))
+            if control:
+                stack.enter_context(_found(service, name or _name_of(target), run_dir))
             cut_short_by = service.run(**arguments)
     drop_what_cannot_be_written()
     raise SystemExit(ExitCode[cut_short_by.name] if cut_short_by else ExitCode.OK)
+
+
+def _name_of(target: Target) -> str:
+    return os.path.basename(target.module).removesuffix(".py") if target.is_file else target.module
+
+
+@contextlib.contextmanager
+def _found(service: Service, name: str, run_dir: str | None) -> Iterator[None]:
+    """Let other commands find the service. Where no run directory can be made, it runs without: unless one is given."""
+    from ..control.announcing import announced
+    from ..errors import DployError
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(announced(service, name, run_dir))
+        except (DployError, OSError) as error:
+            if run_dir is not None:
+                raise
+            log.warning("other commands will not find this service: %s", error)
+        yield

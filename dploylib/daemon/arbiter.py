@@ -15,6 +15,8 @@ from gunicorn import arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.pidfile import Pidfile
 
+from .. import __version__
+from ..control.run_dir import RunDir
 from .activation import activated
 from .backoff import Backoff
 from .front_keeper import FrontKeeper
@@ -23,7 +25,6 @@ from .notifying import Notifier
 from .pid_files import check_pid_file, remove_pid_file
 from .planning import Plan
 from .reloading import Reload
-from .run_dir import RunDir
 from .worker import FRONT, SINGLE, WORKER, Worker, set_title
 
 if TYPE_CHECKING:
@@ -533,6 +534,8 @@ class Arbiter(arbiter.Arbiter):
         state = "reloading" if self._reload is not None else "ready" if self._is_ready() else "starting"
         status = {
             "name": self.cfg.proc_name,
+            "mode": "serve",
+            "version": __version__,
             "pid": self.pid,
             "predecessor": self.master_pid or None,
             "successor": self.reexec_pid or None,
@@ -540,6 +543,7 @@ class Arbiter(arbiter.Arbiter):
             "started": self.started,
             "written": time.time(),
             "generation": self.generation,
+            "reloads": self._stats["reloads"],
             "endpoints": {str(one.listening.owner): one.endpoint for one in self.LISTENERS},
             "workers": [
                 {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from ..errors import ServiceStateError
@@ -29,13 +30,19 @@ _NEXT: dict[State, frozenset[State]] = {
 
 
 class Lifecycle:
-    """The state of one service, which changes only as the table says."""
+    """The state of one service, which changes only as the table says. `on_change` is called with each new one."""
 
     def __init__(self) -> None:
         self.state = State.NEW
+        self.on_change: Callable[[State], None] = _ignore
 
     def become(self, state: State) -> None:
         """Change the state. Raises `ServiceStateError` where the table has no such step."""
         if state not in _NEXT[self.state]:
             raise ServiceStateError(f"a service that is {self.state.value} cannot become {state.value}")
         self.state = state
+        self.on_change(state)
+
+
+def _ignore(state: State) -> None:
+    """Nobody wants to know."""

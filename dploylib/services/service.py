@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, cast
 
@@ -126,6 +126,13 @@ class Service:
     def state(self) -> State:
         """What the service is doing."""
         return self._lifecycle.state
+
+    def on_state(self, function: Callable[[State], None]) -> None:
+        """Have a function called with each state that the service comes to from now on, instead of another one.
+
+        It must neither wait nor raise.
+        """
+        self._lifecycle.on_change = function
 
     @property
     def servers(self) -> dict[str, Server]:

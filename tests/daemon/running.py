@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 import zmq
 
-from dploylib.daemon.finding import statuses
+from dploylib.control.finding import statuses
 
 ROOT = Path(__file__).parent.parent.parent
 TARGET = Path(__file__).with_name("daemon_target.py")

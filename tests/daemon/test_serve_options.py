@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from dploylib.config import Settings, as_yaml
-from dploylib.daemon.finding import lock_path, statuses
-from dploylib.daemon.run_dir import RunDir
+from dploylib.control.finding import lock_path, statuses
+from dploylib.control.run_dir import RunDir
 from dploylib.ipc_lock import lock_file
 from tests.daemon.running import ROOT, RunningDaemon, wait_until
 
@@ -296,7 +296,7 @@ def test_a_service_with_a_run_directory_of_its_own_is_found(tmp_path, variable, 
     ) as daemon:
         daemon.run_dir = run_dir
         daemon.wait_ready()
-        for options in ((), ("-p", str(daemon.pidfile)), ("-n", "parrot")):
+        for options in ((), ("-p", str(daemon.pidfile)), ("parrot",)):
             done = status(*options, environment=environment)
             assert done.stdout.count("parrot (") == 1, done
             assert done.returncode == 0

@@ -1,6 +1,7 @@
-"""Where services are found: a file in the run directory for each arbiter, and a directory with all run directories.
+"""Where services are found: a file in the run directory of each, and a directory with all run directories.
 
-That has those which were made there, and symbolic links to those which are elsewhere.
+The file is of the process that leads the service: that of `dploylib run`, or the arbiter of `dploylib serve`, of which
+there are two during an upgrade. The directory has those which were made there, and symbolic links to others.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Any
 from ..errors import EndpointError
 
 __all__ = [
-    "arbiters_in",
     "base_directory",
+    "leaders_in",
     "lock_path",
     "make_base",
     "pointer_to",
@@ -34,7 +35,7 @@ __all__ = [
 
 _LOCK = "lock"
 _MADE = re.compile(r".+-[a-z0-9_]{8}")  # as tempfile.mkdtemp calls it
-_BEGINNING = 60.0  # seconds after which an arbiter has said something, if it lives
+_BEGINNING = 60.0  # seconds after which a leader has said something, if it lives
 _STATUS = re.compile(r"status\.([1-9]\d{0,8})\.json")
 
 
@@ -72,16 +73,16 @@ def pointer_to(directory: str) -> str:
 
 def _remove_if_stale(path: str) -> None:
     with contextlib.suppress(OSError):
-        arbiters = _named_in(path) if os.path.isdir(path) else []
+        named = _named_in(path) if os.path.isdir(path) else []
         if os.path.islink(path):
-            if not os.path.exists(path) or (arbiters and not any(map(_runs, arbiters))):
+            if not os.path.exists(path) or (named and not any(map(_runs, named))):
                 os.unlink(path)
-        elif not any(map(_runs, arbiters)) and (arbiters or _was_never_begun(path)) and not _is_locked(path):
+        elif not any(map(_runs, named)) and (named or _was_never_begun(path)) and not _is_locked(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _was_never_begun(path: str) -> bool:
-    """Whether it is the directory of an arbiter that was killed before it said anything: others may be here, too."""
+    """Whether it is the directory of a leader that was killed before it said anything: others may be here, too."""
     return (
         _MADE.fullmatch(os.path.basename(path)) is not None
         and set(os.listdir(path)) <= {_LOCK}
@@ -90,21 +91,23 @@ def _was_never_begun(path: str) -> bool:
 
 
 def _is_locked(path: str) -> bool:
-    with contextlib.suppress(FileNotFoundError), open(lock_path(path), "rb") as file:
-        try:
+    try:
+        with open(lock_path(path), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except FileNotFoundError:
+        return False
+    except (BlockingIOError, PermissionError):  # or nobody but its owner knows: root's, of a service of ours
+        return True
     return False
 
 
 def lock_path(directory: str) -> str:
-    """The file that the arbiters of a service have locked, for as long as they have this run directory."""
+    """The file that who leads a service has locked, for as long as it has this run directory."""
     return os.path.join(directory, _LOCK)
 
 
 def status_file(directory: str, pid: int) -> str:
-    """The file in which an arbiter says what there is to be known of its processes."""
+    """The file in which a leader says what there is to be known of its processes."""
     return os.path.join(directory, f"status.{pid}.json")
 
 
@@ -123,23 +126,25 @@ def write_status(directory: str, status: Mapping[str, Any]) -> None:
 
 
 def running_in(directory: str) -> list[dict[str, Any]]:
-    """What the arbiters that have this run directory say, the first one first: one, or two during an upgrade.
+    """What those who lead the service of this run directory say, the first one first: one, or two during an upgrade.
 
     Raises `OSError` for a directory that is not there, or may not be read.
     """
     found = []
-    for pid in arbiters_in(directory):
+    for pid in leaders_in(directory):
         with contextlib.suppress(FileNotFoundError, ValueError), open(status_file(directory, pid)) as file:
             found.append(json.load(file) | {"run_dir": os.path.realpath(directory)})
     return sorted(found, key=lambda status: float(status["started"]))
 
 
-def arbiters_in(directory: str) -> list[int]:
-    """The arbiters that have this run directory, by their process ids, be it that they have said nothing yet.
+def leaders_in(directory: str) -> list[int]:
+    """The process ids of those who lead the service of this run directory, be it that they have said nothing yet.
 
     Raises `OSError` as above.
     """
-    return [pid for pid in _named_in(directory) if _runs(pid)]
+    running = [pid for pid in _named_in(directory) if _runs(pid)]
+    # A process may have the id of one that was killed. The lock is looked at only then: who looks, holds up who starts.
+    return running if running and _is_locked(directory) else []
 
 
 def statuses(path: str | None = None) -> Iterator[dict[str, Any]]:

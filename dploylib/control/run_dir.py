@@ -1,4 +1,4 @@
-"""The run directory of a daemon: what goes on between its processes, and what it says of itself."""
+"""The run directory of a service: what goes on between its processes, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, ConfigurationProblem, EndpointError
 from ..ipc_lock import lock_file
-from .finding import arbiters_in, lock_path, make_base, pointer_to, running_in, status_file, write_status
+from .finding import leaders_in, lock_path, make_base, pointer_to, running_in, status_file, write_status
 
 __all__ = ["RunDir"]
 
@@ -26,8 +26,9 @@ _LONGEST_NAME = 24  # the path of a socket has 107 characters
 class RunDir:
     """A run directory. `given` is one that somebody else cares for, or that was there before: it is not removed.
 
-    Only the arbiters of one service have it: `lock` is the descriptor of a file that they have locked. The lock is the
-    kernel's, and ends with the last of them, however it ends; their children have to `let_go` of it.
+    Only one service has it, by the process that leads it (that of `dploylib run`, or an arbiter or two): `lock` is the
+    descriptor of a file that it has locked. The lock is the kernel's, and ends with the last of them, however it ends;
+    forked children have to `let_go` of it.
     """
 
     def __init__(self, path: str, lock: int, given: bool) -> None:
@@ -115,7 +116,7 @@ class RunDir:
             return False
         self.forget(os.getpid())
         try:
-            return not arbiters_in(self.path)
+            return not leaders_in(self.path)
         except FileNotFoundError:  # somebody has removed it
             return True
 
