@@ -25,7 +25,7 @@ try:
     from prometheus_client.openmetrics import exposition as openmetrics
     from prometheus_client.registry import Collector
 except ImportError as error:
-    raise MissingPackage("/metrics needs prometheus-client: pip install dploylib[metrics]") from error
+    raise MissingPackage("/metrics needs prometheus-client: pip install 'dploylib[metrics]'") from error
 
 __all__ = ["BUCKETS", "ServiceCollector", "exposition"]
 

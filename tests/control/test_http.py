@@ -382,7 +382,7 @@ def test_without_prometheus_client_all_but_metrics_works(source, monkeypatch, ca
     with HTTPServer(source, ANY) as server:
         client = Client(server)
         status, _, body = client.ask("/metrics")
-        assert (status, body) == (501, b"/metrics needs prometheus-client: pip install dploylib[metrics]\n")
+        assert (status, body) == (501, b"/metrics needs prometheus-client: pip install 'dploylib[metrics]'\n")
         assert [client.ask(path)[0] for path in PATHS if path != "/metrics"] == [200] * 4
         client.close()
-    assert "pip install dploylib[metrics]" in caplog.text
+    assert "pip install 'dploylib[metrics]'" in caplog.text
