@@ -28,8 +28,8 @@ class Snapshot:
         self.health = source.health()
         self.processes = [process for process in told if process.role != "gone"]
         self.started = min((process.started for process in told if process.started), default=self.taken)
-        self.ever = merged(told)
         self.now = merged(self.processes)
+        self.ever = self.now if len(self.processes) == len(told) else merged(told)
         self.hub_delay = sum((process.hub_delay for process in told), Histogram())
 
     def sockets(self) -> list[tuple[str, str, SocketStatistics, SocketStatistics]]:
