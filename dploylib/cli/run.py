@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,7 @@ from .profile import profiled
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..services import Service
+    from ..control.local import Local
 
 __all__ = ["command"]
 
@@ -104,6 +104,9 @@ def command(
         patch_standard_library()
     configure(log_level, log_format)
     with reported(log_failure if log_format == "json" else tell):
+        from ..control.http_side import http_side
+        from ..control.local import Local
+
         service = load_service(target)  # which may take long: there is nothing to hold up yet
         if graceful_timeout is not None:
             service.graceful_timeout = graceful_timeout
@@ -112,8 +115,11 @@ def command(
         with contextlib.ExitStack() as stack:
             if profile is not None:
                 stack.enter_context(profiled(service, profile))
+            service.name = name or service.name or _name_of(target)
+            local = Local(service, service.name)
+            stack.enter_context(http_side(service, local))
             if control:
-                stack.enter_context(_found(service, name or _name_of(target), run_dir))
+                stack.enter_context(_found(local, run_dir, str(target), config or ""))
             cut_short_by = service.run(**arguments)
     drop_what_cannot_be_written()
     raise SystemExit(ExitCode[cut_short_by.name] if cut_short_by else ExitCode.OK)
@@ -124,16 +130,24 @@ def _name_of(target: Target) -> str:
 
 
 @contextlib.contextmanager
-def _found(service: Service, name: str, run_dir: str | None) -> Iterator[None]:
+def _found(local: Local, run_dir: str | None, target: str, config: str) -> Iterator[None]:
     """Let other commands find the service. Where no run directory can be made, it runs without: unless one is given."""
+    import gevent
+
     from ..control.announcing import announced
+    from ..control.server import Control, Subject
     from ..errors import DployError
+
+    service: Any = local.service
 
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(announced(service, name, run_dir))
+            directory = stack.enter_context(announced(service, local.name, run_dir))
         except (DployError, OSError) as error:
             if run_dir is not None:
                 raise
             log.warning("other commands will not find this service: %s", error)
+        else:
+            subject = Subject(local, lambda seconds: gevent.spawn(service.stop, seconds), target=target, config=config)
+            stack.enter_context(Control(subject, directory.path))
         yield

@@ -17,7 +17,7 @@ from ..errors import AddressInUse, EndpointError
 from .routes import Application, is_loopback
 from .source import Source
 
-__all__ = ["HTTPServer"]
+__all__ = ["HTTPServer", "listen"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class HTTPServer:
 
         Raises `AddressInUse` where somebody else listens, and `EndpointError` where nobody can.
         """
-        listener = self._listener or self._listen()
+        listener = self._listener or listen(self.address)
         self.address = listener.getsockname()[:2]
         self._server = _Server(
             gevent.socket.socket(fileno=listener.detach()),
@@ -59,15 +59,6 @@ class HTTPServer:
         self._server.start()
         log.info("listening at %s", self.url)
 
-    def _listen(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
-        try:
-            return socket.create_server(self.address, family=family)
-        except OSError as error:
-            kind = AddressInUse if error.errno == errno.EADDRINUSE else EndpointError
-            why = str(error.strerror).partition(" (")[0]  # without the address, which is told as users write it
-            raise kind(f"cannot listen at {self.url} (monitoring.http): {why}") from error
-
     def stop(self, timeout: float = _STOP_SECONDS) -> None:
         """Answer what has been asked, for so many seconds at most, and close everything. May be called again."""
         if self._server is not None:
@@ -76,8 +67,7 @@ class HTTPServer:
     @property
     def url(self) -> str:
         """Where the page is."""
-        host, port = self.address
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        return _url(self.address)
 
     def __enter__(self) -> HTTPServer:
         self.start()
@@ -85,6 +75,25 @@ class HTTPServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def listen(address: tuple[str, int], shared: bool = False) -> socket.socket:
+    """Listen at a host and a port. Where it is `shared`, others of this user may, too, who say the same.
+
+    Raises `AddressInUse` where somebody else listens, and `EndpointError` where nobody can.
+    """
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    try:
+        return socket.create_server(address, family=family, reuse_port=shared)
+    except OSError as error:
+        kind = AddressInUse if error.errno == errno.EADDRINUSE else EndpointError
+        why = str(error.strerror).partition(" (")[0]  # without the address, which is told as users write it
+        raise kind(f"cannot listen at {_url(address)} (monitoring.http): {why}") from error
+
+
+def _url(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 class _Server(WSGIServer):

@@ -19,8 +19,8 @@ from .. import __version__
 from ..config import as_yaml
 from ..errors import DployError
 from ..servers import Server, bind_in
-from ..services import Service, ThreadedServerCoordinator
 from ..transport import Problem
+from .aside import Aside
 from .local import Local
 from .protocol import (
     Done,
@@ -42,7 +42,6 @@ __all__ = ["Control", "ControlServer", "Subject"]
 log = logging.getLogger(__name__)
 
 _LONGEST_PROFILE = 600.0  # seconds
-_STOPPING_TIME = 1.0  # seconds that a command has to be answered when the control server is stopped
 
 
 class Subject:
@@ -212,43 +211,35 @@ def _problem(type: str, status: int, detail: str) -> Problem:
     return Problem(f"urn:dploylib:{type}", type.replace("-", " ").capitalize(), status, detail)
 
 
-class _ControlService(Service):
-    def _tell_endpoints(self) -> None:
-        """Nobody who reads the log of a service wants to know."""
-
-
 class Control:
     """The control server of this process, in the run directory of the service. To be used in `with`.
 
-    Where it cannot be, a line in the log says why, and the service runs without it.
+    Where it cannot be, a line in the log says why, and the service runs without it. With `leaves`, what the process has
+    counted is left there in the end, for the figures of the service as a whole.
     """
 
-    def __init__(self, subject: Subject, run_dir: str) -> None:
-        self._subject = subject
+    def __init__(self, subject: Subject, run_dir: str, leaves: bool = False) -> None:
+        self._local = subject.local
         self._run_dir = run_dir
-        self._endpoint = control_endpoint(run_dir, subject.local.pid)
-        self._service = _ControlService(coordinator=ThreadedServerCoordinator())
-        self._service.add_server("control", type("ControlServer", (ControlServer,), {"subject": subject}))
+        self._leaves = leaves
+        endpoint = control_endpoint(run_dir, subject.local.pid)
+        self._service = Aside("control", ControlServer, {"control": endpoint}, subject=subject)
 
     def start(self) -> None:
         """Listen, from now on."""
-        configuration = {
-            "servers": {"control": {"control": {"uri": self._endpoint}}},
-            "monitoring": {"statistics": False},
-        }
         try:
-            self._service.start(config_dict=configuration)
+            self._service.__enter__()
         except DployError as error:
             log.warning("this process can be asked nothing: %s", error)
 
     def stop(self) -> None:
-        """Listen no more, and leave what was counted to who asks later."""
-        self._service.stop(_STOPPING_TIME)
-        try:
-            [ended] = self._subject.local.statistics()
-            add_remains(self._run_dir, ended)
-        except OSError as error:
-            log.warning("what this process has counted is lost: %s", error)
+        """Listen no more."""
+        self._service.stop()
+        if self._leaves:
+            try:
+                add_remains(self._run_dir, *self._local.statistics())
+            except OSError as error:
+                log.warning("what this process has counted is lost: %s", error)
 
     def __enter__(self) -> Control:
         self.start()

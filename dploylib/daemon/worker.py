@@ -229,7 +229,7 @@ class Worker(base.Worker):
 
         local = Local(self._service, self.cfg.proc_name, self.role)
         subject = Subject(local, stop, lambda: os.kill(self.ppid, signal.SIGHUP), *self.app.code.origin)
-        return Control(subject, self.run_dir)
+        return Control(subject, self.run_dir, leaves=True)
 
     def _placement(self) -> Placement:
         """Which servers run here, and where their sockets are."""

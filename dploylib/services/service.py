@@ -83,6 +83,7 @@ class Service:
         self._lifecycle = Lifecycle()
         self._hub: Any = None  # of the thread that started it
         self.settings: Settings | None = None
+        self._on_settings: Callable[[Settings], None] = lambda settings: None
         self._start_over = Event()
         self._start_over.set()
 
@@ -133,6 +134,13 @@ class Service:
         It must neither wait nor raise.
         """
         self._lifecycle.on_change = function
+
+    def on_settings(self, function: Callable[[Settings], None]) -> None:
+        """Have a function called at each start with its configuration, before there are servers; in place of another.
+
+        What it raises ends the start.
+        """
+        self._on_settings = function
 
     @property
     def servers(self) -> dict[str, Server]:
@@ -248,6 +256,7 @@ class Service:
             settings.exports_traces = self.exports_traces
             if self.exports_traces:
                 set_up(settings.service, settings.configuration.monitoring.tracing)
+            self._on_settings(settings)
             classes = {name: cls for name, cls in self.server_classes.items() if self.placement.has(name)}
             self._coordinator.setup_servers(classes, settings, self._hooks, self.max_blocking)
             self._coordinator.start()
