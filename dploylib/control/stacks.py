@@ -63,6 +63,8 @@ class _Standing(NamedTuple):
 def _standing() -> list[_Standing]:
     known = {one for one in all_greenlets() if is_active(one) or isinstance(one, Hub)}
     # The collector knows neither the main greenlets nor what gc.freeze() has hidden from it.
+    begins = map(_bottom, sys._current_frames().values())
+    known |= {frame.f_locals["self"] for frame in begins if frame.f_code is IDLE}
     known |= {one.parent for one in known if one.parent is not None} | {main_of(one) for one in known}
     hubs = {one for one in known if isinstance(one, Hub)}
     threads = {main_of(hub): hub.thread_ident for hub in hubs}
@@ -80,18 +82,27 @@ def _standing() -> list[_Standing]:
         frames.pop(runs, None)
         if frame.f_code is not IDLE:
             found.append(_Standing(runs, frame, thread))
-    return found + [_Standing(one, frame) for one, frame in frames.items() if one not in hubs]
+    waiting = [one for one in frames if one not in hubs]
+    # A main greenlet that does not run has a frame, or its thread has ended.
+    waiting = [one for one in waiting if one.parent is not None or frames[one] is not None]
+    return found + [_Standing(one, frames[one]) for one in waiting]
 
 
 def _runner(frame: FrameType, frameless: list[Any]) -> Any:
     """Which of the greenlets without a frame is the one that a thread runs: the others have called nothing but C."""
-    while frame.f_back is not None:
-        frame = frame.f_back
+    first = _bottom(frame).f_code
     for one in frameless:
         begins = Hub.run if isinstance(one, Hub) else getattr(one, "__dict__", {}).get("_run")
-        if getattr(begins, "__code__", None) is frame.f_code:
+        if getattr(begins, "__code__", None) is first:
             return one
     return next((one for one in frameless if one.parent is None), None)
+
+
+def _bottom(frame: FrameType) -> FrameType:
+    """The outermost frame of a stack."""
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _told(found: Iterable[_Standing], outside: Collection[str]) -> list[str]:
