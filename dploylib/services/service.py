@@ -231,7 +231,7 @@ class Service:
             settings.placement = self.placement
             settings.name = self.name
             settings.exports_traces = self.exports_traces
-            if self.exports_traces:
+            if self.exports_traces and self._coordinator.in_this_process:
                 set_up(settings.service, settings.configuration.monitoring.tracing)
             classes = {name: cls for name, cls in self.server_classes.items() if self.placement.has(name)}
             self._coordinator.setup_servers(classes, settings, self._hooks, self.max_blocking)
