@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, cast
 
 import gevent
+from greenlet import getcurrent
 
 from ..errors import (
     DeadlineExceeded,
@@ -28,7 +29,7 @@ from ..errors import (
     TransportError,
     Unroutable,
 )
-from ..handling import Where, begin
+from ..handling import HANDLED, Where
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
 from ..transport.complaints import Complaints
@@ -202,7 +203,8 @@ class Dispatcher:
             except MalformedEnvelope as error:
                 self._refuse_malformed(socket, error)
             else:
-                begin((self._where, received.metadata))
+                greenlet: Any = getcurrent()
+                greenlet.spawn_tree_locals = {HANDLED: (self._where, received.metadata)}  # as `begin` does
                 self._pass(channel, received)
         except gevent.Timeout:
             pass  # of a handler that has returned; all that it can have cut short is a line in the log
