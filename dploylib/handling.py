@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from greenlet import getcurrent
 
-__all__ = ["CallMetadata", "Message", "Trace", "Where", "begin", "forget", "handled", "trace", "traceparent"]
+__all__ = ["HANDLED", "CallMetadata", "Message", "Trace", "Where", "begin", "forget", "handled", "trace", "traceparent"]
 
-_KEY = "dploylib.handled"
+HANDLED = "dploylib.handled"
+"""The key of the message in `spawn_tree_locals`."""
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _FLAGS = 0x03  # those that are known: sampled, and random
 
@@ -66,9 +67,12 @@ Message: TypeAlias = "tuple[Where, CallMetadata | None]"
 
 
 def begin(message: Message) -> None:
-    """Say which message is handled from now on in this greenlet, and in those that it spawns. It takes 0.15 us."""
+    """Say which message is handled from now on in this greenlet, and in those that it spawns.
+
+    It takes 0.15 us, and less where it is written out.
+    """
     greenlet: Any = getcurrent()
-    greenlet.spawn_tree_locals = {_KEY: message}
+    greenlet.spawn_tree_locals = {HANDLED: message}
 
 
 def forget() -> None:
@@ -80,7 +84,7 @@ def forget() -> None:
 def handled() -> Message | None:
     """Which message is handled here. None where none is."""
     tree: dict[str, Message] | None = getattr(getcurrent(), "spawn_tree_locals", None)
-    return tree.get(_KEY) if tree else None
+    return tree.get(HANDLED) if tree else None
 
 
 def traceparent() -> str | None:

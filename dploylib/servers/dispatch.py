@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 import gevent
+from greenlet import getcurrent
 
 from ..errors import (
     DeadlineExceeded,
@@ -30,7 +31,7 @@ from ..errors import (
     TransportError,
     Unroutable,
 )
-from ..handling import Where, begin
+from ..handling import HANDLED, Where
 from ..statistics import Histogram, LastError, SocketStatistics, Timings
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
@@ -226,7 +227,8 @@ class Dispatcher:
             except MalformedEnvelope as error:
                 self._refuse_malformed(socket, error)
             else:
-                begin((self._where, received.metadata))
+                greenlet: Any = getcurrent()
+                greenlet.spawn_tree_locals = {HANDLED: (self._where, received.metadata)}  # as `begin` does
                 if not self._timed:
                     self._pass(channel, received)
                     return

@@ -254,7 +254,7 @@ class Service:
             settings.placement = self.placement
             settings.name = self.name
             settings.exports_traces = self.exports_traces
-            if self.exports_traces:
+            if self.exports_traces and self._coordinator.in_this_process:
                 set_up(settings.service, settings.configuration.monitoring.tracing)
             self._on_settings(settings)
             classes = {name: cls for name, cls in self.server_classes.items() if self.placement.has(name)}
