@@ -23,9 +23,10 @@ _AGAIN = 0.2  # seconds from one look to the next
 @selection
 @click.option("--wait", type=SECONDS_OR_NONE, default=0.0, help="How long to wait until it is ready, or there at all.")
 def command(name: str | None, pidfile: str | None, run_dir: str | None, wait: float) -> None:
-    """Say whether a service is ready: all its processes answer, and none has a reason not to be.
+    """Say whether a service is ready.
 
-    NAME is the name of the service, or its process id; it may be left out where only one runs.
+    It is when all its processes answer, and none has a reason not to be. NAME is the name of the service, or its
+    process id; it may be left out where only one runs.
 
     The exit status is 0 when it is ready, 1 when it is not, and 8 when there is no such service.
     """

@@ -56,6 +56,7 @@ log = logging.getLogger(__name__)
 @click.option(
     "-n",
     "--name",
+    metavar="NAME",
     show_default="that of the module",
     help="The name of the service, by which other commands find it.",
 )

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from dploylib.cli.services import found_services
+from dploylib.cli.top import Followed
 from dploylib.control.finding import running_in
 
 pytestmark = pytest.mark.once("commands run in interpreters of their own")
@@ -79,10 +81,10 @@ class Machine:
         assert process.poll() is None, self.log(process)
         return process
 
-    def fake(self, role: str = "run") -> "subprocess.Popen[bytes]":
-        """A process that can be asked, of the one service with the run directory `run`."""
-        process = self.start(str(TARGET), str(self.directory / "run"), role)
-        run_dir = self.directory / "run"
+    def fake(self, role: str = "run", directory: str = "run") -> "subprocess.Popen[bytes]":
+        """A process that can be asked, of a service with this run directory."""
+        run_dir = self.directory / directory
+        process = self.start(str(TARGET), str(run_dir), role)
         wait_until((run_dir / f"control.{process.pid}").exists)
         wait_until(lambda: all(one["state"] == "ready" for one in running_in(str(run_dir))))
         return process
@@ -334,6 +336,20 @@ def test_top_prints_one_interval_where_there_is_no_terminal(machine):
     assert shown == ["echo.request", "200", "50ms", "4", "10"]
     processes = [line.split()[:3] for line in lines[4:]]
     assert sorted(processes) == [["run", str(service.pid), "100"], ["worker", str(worker.pid), "100"]]
+
+
+def test_top_goes_on_with_a_service_that_takes_the_place_of_the_one_that_has_gone(machine, monkeypatch):
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(machine.base))
+    first = machine.fake()
+    [service] = found_services("parrot", None, None)
+    followed = Followed(service, lambda: found_services("parrot", None, None))
+    assert [one.pid for one in followed.statistics()] == [first.pid]
+    first.send_signal(signal.SIGTERM)
+    first.wait(PATIENCE)
+    assert [one.pid for one in followed.statistics() if one.role != "gone" and one.pid != first.pid] == []
+    second = machine.fake(directory="another")
+    assert [one.pid for one in followed.statistics()] == [second.pid]
+    assert followed.health().ready
 
 
 def test_top_draws_in_a_terminal_and_leaves_it_as_it_was(machine):

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dploylib.control.run_dir import RunDir
 
 from dploylib.config import Settings, as_yaml
 from dploylib.control.finding import lock_path, statuses
+from dploylib.control.run_dir import RunDir
 from dploylib.ipc_lock import lock_file
 from tests.daemon.running import ROOT, RunningDaemon, wait_until
 
