@@ -78,6 +78,10 @@ ON_FRONT = (
     RETURN,
     PYZMQ,
 )
+MONITORED = (
+    Contender("monitoring off", "dploylib_", ("--handler", "return", "--monitoring", "off")),
+    Contender("monitoring on", "dploylib_", ("--handler", "return", "--monitoring", "on")),
+)
 SERVED = (Contender("1 worker", "serve", ("--workers", "1")), Contender("2 workers", "serve"))
 LOOPS = (SEND, PYZMQ, GREEN, ASYNCIO)
 
@@ -151,6 +155,11 @@ SECURED = tuple(
     for what in ("open", "CURVE")
 )
 
+TRACED = (
+    SEND,
+    Contender("dploylib, traced", "dploylib_", ("--tracing", "0.01"), needs="opentelemetry"),
+)
+
 CASES = (
     *(
         Case(f"rep-64B-{n}", f"REP echo, 64 B, {n:,} outstanding", "echo", ON_REP, role="rep", outstanding=n)
@@ -175,6 +184,7 @@ CASES = (
         for size, unit, octets, n in ((1, "KB", 1 << 10, 100), (64, "KB", 1 << 10, 10), (1, "MB", 1 << 20, 4))
     ),
     Case("choices", "REP echo, 64 B, 100 outstanding", "echo", CHOICES, role="rep", outstanding=100),
+    Case("monitoring", "REP echo, 64 B, 100 outstanding", "echo", MONITORED, role="rep", outstanding=100),
     Case("json", "JSON in and out on REP, 100 outstanding", "echo", IN_JSON, role="json", json=True, outstanding=100),
     Case("clients", "REP echo, 64 B, 1,000 connections, 1 outstanding", "echo", ON_REP, role="rep", connections=1000),
     Case("client-1", "A client in a script, 64 B, one call after the other", "client", CLIENT_1, role="rep"),
@@ -198,6 +208,7 @@ CASES = (
         )
         for role in ("rep", "router")
     ),
+    Case("tracing", "REP echo, 64 B, 100 outstanding, 1 % traced", "echo", TRACED, role="rep", outstanding=100),
     Case("front", "REP echo through a front, 64 B, 100 outstanding", "echo", ON_FRONT, role="rep", outstanding=100),
     Case(
         "computing",

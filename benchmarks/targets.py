@@ -51,9 +51,11 @@ TARGETS = (
     Target(
         "calls/s, 100 greenlets", "client-100", "throughput", "dploylib -> dploylib", "zerorpc -> zerorpc", at_least=15
     ),
+    Target("server CPU, REP, 1 % traced", "tracing", "cpu_us", "dploylib, traced", SEND, at_most=1.6),
     # 25 us where the loop on pyzmq takes 13.5.
     Target("CPU of the front, REP, 2 workers", "front", "cpu_us", "front, 2 workers", "pyzmq", at_most=1.85),
     Target("CPU of the front, REP, 4 workers", "front", "cpu_us", "front, 4 workers", "pyzmq", at_most=1.85),
+    Target("server CPU, all figures on", "monitoring", "cpu_us", "monitoring on", "monitoring off", at_most=1.1),
     Target("requests/s, handlers that compute", "computing", "throughput", "2 workers", "1 worker", at_least=1.8),
     Target("jobs/s, in memory", "queue", "throughput", "in memory", at_least=20_000),
     Target("jobs/s, in SQLite", "queue", "throughput", "in SQLite", at_least=5_000),

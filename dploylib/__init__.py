@@ -72,8 +72,20 @@ _HOMES = {
 # So that `import dploylib` is enough for `dploylib.errors.DployError`.
 _SUBMODULES = frozenset(
     {
-        *("cli", "clients", "config", "connecting", "control", "daemon", "errors", "ipc_lock", "logs", "messages"),
-        *("security", "servers", "services", "statistics", "targets", "testing", "transport"),
+        *(
+            "cli",
+            "clients",
+            "config",
+            "connecting",
+            "control",
+            "daemon",
+            "errors",
+            "handling",
+            "ipc_lock",
+            "logs",
+            "messages",
+        ),
+        *("security", "servers", "services", "statistics", "targets", "testing", "tracing", "transport"),
     }
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import tempfile
 
 import gevent
@@ -12,8 +15,21 @@ from dploylib.security import KeyPair, write_key_pair
 from dploylib.servers.generic import QueueServer
 
 
-def serve(server_class, servers=1, concurrency=None, timeout=None, rcvhwm=0, settings="", security="", key=""):
-    """Run a service of such servers, whose sockets are bound to any free port."""
+def serve(
+    server_class,
+    servers=1,
+    concurrency=None,
+    timeout=None,
+    rcvhwm=0,
+    settings="",
+    security="",
+    key="",
+    monitoring="",
+):
+    """Run a service of such servers, whose sockets are bound to any free port.
+
+    `monitoring` is "off" for one that counts no more than it must, and "on" for one that is asked each second.
+    """
     socket = f"uri: '{common.ANY_PORT}', options: {{sndhwm: 0, rcvhwm: {rcvhwm}}}"
     if concurrency is not None:
         socket += f", concurrency: {concurrency}"
@@ -21,15 +37,42 @@ def serve(server_class, servers=1, concurrency=None, timeout=None, rcvhwm=0, set
         socket += f", timeout: {timeout}"
     names = [f"bench{number}" for number in range(servers)]
     lines = [f"settings: {{bench0: {settings}}}"] if settings else []
-    lines += [f"security: {security}", "servers:"] if security else ["servers:"]
-    with Service() as service:
+    lines += [f"security: {security}"] if security else []
+    lines += ["monitoring: {statistics: false}"] if monitoring == "off" else []
+    lines += ["servers:"]
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(Service())
         for name in names:
             service.add_server(name, server_class)
             lines += [f"  {name}:", *(f"    {one}: {{{socket}}}" for one in server_class.description.socket_names)]
+        if monitoring == "on":
+            monitor(service, stack)
         service.start(config_string="\n".join(lines))
         endpoints = [service.endpoints[name][one] for name in names for one in server_class.description.socket_names]
         common.announce(*endpoints, *filter(None, [key]))
         service.wait()
+
+
+def monitor(service, stack):
+    """Let a service be asked for all its figures each second, as Prometheus does rarely, and `dploylib top` does."""
+    from dploylib.control.local import Local
+    from dploylib.control.server import Control, Subject
+
+    run_dir = stack.enter_context(tempfile.TemporaryDirectory())
+    stack.enter_context(Control(Subject(Local(service, "benchmark"), service.stop), run_dir))
+    asking = multiprocessing.get_context("spawn").Process(target=keep_asking, args=(run_dir,), daemon=True)
+    asking.start()
+    stack.callback(asking.kill)
+
+
+def keep_asking(run_dir):
+    """Ask, in another process, whose time is its own."""
+    from dploylib.control.asking import ask
+
+    parent = os.getppid()
+    while os.getppid() == parent:
+        ask(run_dir, "STATS")
+        gevent.sleep(1)
 
 
 def echo(arguments):
@@ -50,13 +93,36 @@ def echo(arguments):
     class EchoServer(Server):
         answer = bind_in("request", arguments.role)(handlers[arguments.handler])
 
+    if arguments.tracing is not None:
+        trace(arguments.tracing)
     with tempfile.TemporaryDirectory() as directory:
         secured = {}
         if arguments.curve:
             pair = KeyPair.generate()
             _, secret = write_key_pair(f"{directory}/server", pair)
             secured = {"security": f"{{secret_key: '{secret}', authorized_keys: any}}", "key": pair.public}
-        serve(EchoServer, concurrency=arguments.concurrency, timeout=arguments.timeout, **secured)
+        serve(
+            EchoServer,
+            concurrency=arguments.concurrency,
+            timeout=arguments.timeout,
+            monitoring=arguments.monitoring,
+            **secured,
+        )
+
+
+def trace(share):
+    """Let OpenTelemetry record spans of a share of the messages, and write them to nowhere."""
+    from opentelemetry import trace as opentelemetry
+    from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+
+    from dploylib.tracing.sdk import provider_of
+
+    # On one line, by the encoder in C: about what OTLP takes.
+    exporter = ConsoleSpanExporter(
+        out=open(os.devnull, "w"),  # noqa: SIM115 - open to the end
+        formatter=lambda span: span.to_json(indent=None),
+    )
+    opentelemetry.set_tracer_provider(provider_of("bench", share, [exporter]))
 
 
 def pull(arguments):

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 
-from ..logs import formatter
+from ..logs import MessageFields, formatter, may_colour
 from .failures import Failure, users_traceback
 
 __all__ = ["LEVELS", "configure", "drop_what_cannot_be_written", "log_failure"]
@@ -20,7 +20,8 @@ def configure(level: str, form: str) -> None:
     from ..services.logs import log_all_by
 
     handler = logging.StreamHandler()
-    handler.setFormatter(formatter(form))
+    handler.addFilter(MessageFields())
+    handler.setFormatter(formatter(form, colours=may_colour(sys.stderr)))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     log_all_by(handler)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -16,6 +18,7 @@ else:
     _ParamType = click.ParamType  # which older versions of click cannot subscript
 
 __all__ = [
+    "PROFILE",
     "SECONDS",
     "SECONDS_OR_NONE",
     "SIZE",
@@ -121,6 +124,22 @@ class _Text(_ParamType):
         return str(value)
 
 
+class _ProfileFile(_ParamType):
+    name = "file"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Path:
+        file = Path(value).absolute()
+        if file.suffix not in _PROFILE_SUFFIXES:
+            self.fail(
+                f"{value!r}: expected a name that ends in {', '.join(_PROFILE_SUFFIXES)}, which says the form",
+                parameter,
+                context,
+            )
+        if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+            self.fail(f"{value!r} cannot be written", parameter, context)
+        return file
+
+
 class _Override(_ParamType):
     name = "PATH=VALUE"
 
@@ -137,11 +156,14 @@ class _Override(_ParamType):
         return path, text
 
 
+_PROFILE_SUFFIXES = (".html", ".json", ".txt")
 _FOREVER = 1e9  # seconds; poll takes milliseconds as an int of the platform
 TEXT = _Text()
 """Text that can be sent."""
 SIZE = _Size()
 """A number of bytes."""
+PROFILE = _ProfileFile()
+"""A file for a profile, which is written in the form that its suffix says."""
 SECONDS = _Seconds()
 """A duration above 0."""
 SECONDS_OR_NONE = _Seconds(or_none=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,12 +14,13 @@ from ..targets import Target
 from .exit_codes import ExitCode
 from .failures import reported, tell
 from .logs import LEVELS, configure, drop_what_cannot_be_written, log_failure
-from .parameters import SECONDS_OR_NONE, configuration, service_options
+from .parameters import PROFILE, SECONDS_OR_NONE, configuration, service_options
+from .profile import profiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..services import Service
+    from ..control.local import Local
 
 __all__ = ["command"]
 
@@ -54,6 +56,13 @@ log = logging.getLogger(__name__)
     help="What keeps all greenlets from running for longer than this is logged, with its stack; 0 logs nothing.",
 )
 @click.option(
+    "--profile",
+    type=PROFILE,
+    metavar="FILE",
+    help="Write there in the end where the time has gone, as a flame graph: .html is a page for the browser, .json is "
+    "for speedscope.app, .txt is text. A message costs about twice its time.",
+)
+@click.option(
     "-n",
     "--name",
     metavar="NAME",
@@ -76,6 +85,7 @@ def command(
     log_format: str,
     graceful_timeout: float | None,
     max_blocking: float | None,
+    profile: Path | None,
     name: str | None,
     run_dir: str | None,
     control: bool,
@@ -95,11 +105,22 @@ def command(
         patch_standard_library()
     configure(log_level, log_format)
     with reported(log_failure if log_format == "json" else tell):
+        from ..control.http_side import http_side
+        from ..control.local import Local
+
         service = load_service(target)  # which may take long: there is nothing to hold up yet
         if graceful_timeout is not None:
             service.graceful_timeout = graceful_timeout
+        service.exports_traces = True
         service.max_blocking = (service.max_blocking or 1.0) if max_blocking is None else max_blocking
-        with _found(service, name or _name_of(target), run_dir) if control else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if profile is not None:
+                stack.enter_context(profiled(service, profile))
+            service.name = name or service.name or _name_of(target)
+            local = Local(service, service.name)
+            stack.enter_context(http_side(service, local))
+            if control:
+                stack.enter_context(_found(local, run_dir, str(target), config or ""))
             cut_short_by = service.run(**arguments)
     drop_what_cannot_be_written()
     raise SystemExit(ExitCode[cut_short_by.name] if cut_short_by else ExitCode.OK)
@@ -110,16 +131,24 @@ def _name_of(target: Target) -> str:
 
 
 @contextlib.contextmanager
-def _found(service: Service, name: str, run_dir: str | None) -> Iterator[None]:
+def _found(local: Local, run_dir: str | None, target: str, config: str) -> Iterator[None]:
     """Let other commands find the service. Where no run directory can be made, it runs without: unless one is given."""
+    import gevent
+
     from ..control.announcing import announced
+    from ..control.server import Control, Subject
     from ..errors import DployError
+
+    service: Any = local.service
 
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(announced(service, name, run_dir))
+            directory = stack.enter_context(announced(service, local.name, run_dir))
         except (DployError, OSError) as error:
             if run_dir is not None:
                 raise
             log.warning("other commands will not find this service: %s", error)
+        else:
+            subject = Subject(local, lambda seconds: gevent.spawn(service.stop, seconds), target=target, config=config)
+            stack.enter_context(Control(subject, directory.path))
         yield

@@ -245,6 +245,11 @@ class _Code:
         self._arguments = arguments
         self._patch = patch
 
+    @property
+    def origin(self) -> tuple[str, str]:
+        """What is run, and the file of its configuration."""
+        return str(self._target), str(self._arguments.get("config_file") or "")
+
     def prepare(self) -> None:
         """Patch the standard library, if it is to be."""
         if self._patch:

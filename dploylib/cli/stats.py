@@ -34,7 +34,7 @@ def command(name: str | None, pidfile: str | None, run_dir: str | None, as_json:
     By socket and by process, with those that have gone. NAME is the name of the service, or its process id; it may be
     left out where only one runs. Times are those of handlers. The exit status is 1 when none of its processes answers.
     """
-    from ..control.asking import Remote
+    from ..control.remote import Remote
 
     service = the_service(name, pidfile, run_dir)
     processes = Remote(service.run_dir, service.name).statistics()

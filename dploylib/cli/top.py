@@ -57,7 +57,7 @@ class Followed:
     """A source: a service, and when that has gone, another one that is found in its place."""
 
     def __init__(self, service: Running, find: Callable[[], Sequence[Running]]) -> None:
-        from ..control.asking import Remote
+        from ..control.remote import Remote
 
         self._service, self._find = service, find
         self.name = service.name
@@ -65,7 +65,7 @@ class Followed:
 
     def statistics(self) -> list[ProcessStatistics]:
         """What its processes tell."""
-        from ..control.asking import Remote
+        from ..control.remote import Remote
 
         if not self._service.is_there and len(found := self._find()) == 1:
             self._service = found[0]

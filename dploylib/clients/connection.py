@@ -49,10 +49,10 @@ class Call:
 
     `frames` are those to send behind `frame`, the request frame of this try, which comes back with its reply.
     `handler_deadline` is when the handler that makes the call is given up. `asked` is whom it was sent to last, and
-    `sent` whether it may have been handled.
+    `sent` whether it may have been handled. `traceparent` says which trace it belongs to.
     """
 
-    __slots__ = ("asked", "began", "expires", "frame", "frames", "handler_deadline", "sent", "waiter")
+    __slots__ = ("asked", "began", "expires", "frame", "frames", "handler_deadline", "sent", "traceparent", "waiter")
 
     def __init__(self, frames: list[Any], timeout: float) -> None:
         self.frames = frames
@@ -62,6 +62,7 @@ class Call:
         self.frame = b""
         self.asked: Connection | None = None
         self.sent = False
+        self.traceparent: str | None = None
         self.waiter: Any = None  # gets the frames of the reply, or an exception, or None when the time is up
 
 

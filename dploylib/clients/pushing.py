@@ -13,8 +13,10 @@ from gevent.event import Event
 
 from ..connecting import WatchedEndpoint, known_of, refusal_by_all
 from ..errors import ConnectTimeout, HandshakeFailed, SendTimeout, SocketClosed
+from ..handling import traceparent
 from ..security import Security
-from ..transport import DEFAULT_LINGER, Context, Socket
+from ..tracing import spans
+from ..transport import DEFAULT_LINGER, Context, Metadata, Socket
 from ..transport.deadlines import seconds_until
 from ..transport.options import Options
 from .base import Client, checked_timeout, endpoints_of, options_of
@@ -38,7 +40,8 @@ class PushClient(Client):
     `uri` is an endpoint, or several: then each message goes to one of those that are connected, in turn. `context` is
     the context to make sockets in, a new one if none is given. `options` are socket options; `sndhwm` is how many
     messages may wait for a peer, 1000 unless set. `timeout` is how many seconds a push takes at most, and the close.
-    `security` is how to prove who one is, and to know the peers: as the context is secured, if not given.
+    `security` is how to prove who one is, and to know the peers: as the context is secured, if not given. With
+    `passes_trace`, what is pushed where a message is handled that belongs to a trace has a request frame that says so.
 
     A message that was pushed is in the queue of a peer that was connected. It is sent when this peer reads, or when it
     has come back after its connection was lost. What was on its way at that moment is lost, and so is all that a peer
@@ -54,9 +57,11 @@ class PushClient(Client):
         options: Options | None = None,
         timeout: float = 30.0,
         security: Security | None = None,
+        passes_trace: bool = True,
     ) -> None:
         uris = endpoints_of(uri)
         self.timeout = checked_timeout(timeout)
+        self.passes_trace = passes_trace
         self.sent = 0
         self._turn = 0
         self._closed = False
@@ -85,6 +90,16 @@ class PushClient(Client):
         `TypeError` for what cannot be encoded.
         """
         frames = envelope_of(message, id)._frames
+        making = spans() if self.passes_trace else None
+        if making is None:
+            self._push(frames, traceparent() if self.passes_trace else None, timeout)
+            return
+        with making.calling("send", "PRODUCER", self._peers[0].endpoint.uri, len(frames[-1])) as place:
+            self._push(frames, place, timeout)
+
+    def _push(self, frames: list[Any], place: str | None, timeout: float | None) -> None:
+        if place is not None:
+            frames = [Metadata(traceparent=place).to_frame(), *([b""] if len(frames) == 3 else []), *frames]
         began = time.monotonic()
         expires = began + (self.timeout if timeout is None else max(0.0, timeout))
         while True:

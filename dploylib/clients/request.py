@@ -30,7 +30,9 @@ from ..errors import (
     SocketStateError,
     TransientError,
 )
+from ..handling import traceparent
 from ..security import Security
+from ..tracing import spans
 from ..transport import (
     BYTES_MIMETYPE,
     JSON_MIMETYPE,
@@ -154,6 +156,14 @@ class RequestClient(Client):
         if self._hub is not gevent.get_hub() or self._pid != os.getpid():
             raise SocketStateError(f"cannot use {self!r} here: it belongs to the thread, and process, that made it")
         call = Call(_frames_of(message, id), self.timeout if timeout is None else checked_timeout(timeout))
+        making = spans()
+        if making is None:
+            call.traceparent = traceparent()
+            return self._request(call, idempotent)
+        with making.calling("request", "CLIENT", self._connections[0].uri, len(call.frames[-1])) as call.traceparent:
+            return self._request(call, idempotent)
+
+    def _request(self, call: Call, idempotent: bool) -> ReceivedData:
         self._calling += 1
         try:
             return self._ask(call)
@@ -319,7 +329,7 @@ class RequestClient(Client):
         """A request frame that no other call has, which says how long somebody waits for the reply."""
         expires = call.expires if call.handler_deadline is None else min(call.expires, call.handler_deadline)
         left = None if expires == math.inf else (expires - time.monotonic()) * 1000
-        return Metadata(next(self._numbers), left).to_frame()
+        return Metadata(next(self._numbers), left, call.traceparent, sent_at=time.time()).to_frame()
 
     def _reply(self, connection: Connection, frames: list[Any]) -> ReceivedData:
         """What was received, without the frame that was ours. Raises `RemoteError`, or `MalformedEnvelope`."""

@@ -20,6 +20,7 @@ from .model import (
     Supervision,
     json_schema,
 )
+from .monitoring import MonitoringSettings
 from .placement import Place, Placement
 from .printing import as_yaml
 
@@ -27,6 +28,7 @@ __all__ = [
     "Configuration",
     "Declared",
     "Defaults",
+    "MonitoringSettings",
     "OptionValue",
     "Place",
     "Placement",

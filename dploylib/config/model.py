@@ -213,7 +213,9 @@ class Settings:
     """A configuration that was checked, and where each part of it was written.
 
     `security_is_known` is False when its section `security` is wrong, so that nobody knows what sockets are to have.
-    `placement` says which of the servers run in this process: all of them, unless it was set.
+    `placement` says which of the servers run in this process: all of them, unless it was set. `name` is what the
+    service is called, if not as the section `daemon` says; `exports_traces` whether processes of it set up what
+    exports spans.
     """
 
     def __init__(
@@ -230,6 +232,8 @@ class Settings:
         checked = checker.check(data, Configuration)
         self._broken: dict[str, list[str]] = {}
         self.placement = Placement()
+        self.name = ""
+        self.exports_traces = False
         self.security_is_known = not any(problem.path.partition(".")[0] == "security" for problem in found)
         if found:
             raise ConfigurationError(found, self._without_broken_parts(checked))
@@ -263,6 +267,11 @@ class Settings:
     def configuration(self) -> Configuration:
         """The typed model."""
         return self._configuration
+
+    @property
+    def service(self) -> str:
+        """What the service is called."""
+        return self.name or self.configuration.daemon.name or "dploylib"
 
     @property
     def server_names(self) -> list[str]:
@@ -426,6 +435,21 @@ class ServerSettings:
         info = self._settings.socket_info(self.name, socket)
         uris = self._resolved.get(socket)
         return info if uris is None else msgspec.structs.replace(info, uri=uris)
+
+    @property
+    def service(self) -> str:
+        """What the service is called."""
+        return self._settings.service
+
+    @property
+    def exports_traces(self) -> bool:
+        """Whether the process that it runs in sets up what exports spans."""
+        return self._settings.exports_traces
+
+    @property
+    def monitoring(self) -> MonitoringSettings:
+        """What the service tells of itself."""
+        return self._settings.configuration.monitoring
 
     def place(self, socket: str) -> Place:
         """Where a bound socket of this server really is."""

@@ -11,6 +11,7 @@ from gevent.queue import Empty, Queue
 
 from ..errors import ReceiveTimeout, SocketClosed, TransientError
 from ..security import Credentials
+from ..statistics import Connections
 from ..transport import Socket, SocketEvent, SocketMonitor
 from ..transport.receive_loop import RETRY_PAUSE
 from ..transport.spawning import spawn_named
@@ -59,6 +60,7 @@ class _SharedMonitor:
 
     def __init__(self, socket: Socket) -> None:
         self._monitor = SocketMonitor(socket)
+        self._counts = socket.connections or Connections()
         self._events: dict[str, _EventsOfOne] = {}
         self._reader = spawn_named(f"watch the connections of {socket.name or socket!r}", self._read)
 
@@ -75,12 +77,18 @@ class _SharedMonitor:
         try:
             with contextlib.suppress(SocketClosed):  # somebody closed the context
                 while (event := self._next()).kind != "monitor_stopped":
+                    self._count(event.kind)
                     if event.endpoint in self._events:
                         self._events[event.endpoint].put(event)
         finally:
             self._monitor.close()
             for one in self._events.values():
                 one.put(None)
+
+    def _count(self, kind: str) -> None:
+        self._counts.opened += kind == "connected"
+        self._counts.closed += kind == "disconnected"
+        self._counts.failed += kind.startswith("handshake_failed")
 
     def _next(self) -> SocketEvent:
         while True:

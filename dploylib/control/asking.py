@@ -1,72 +1,86 @@
-"""Asks the processes of a service how they are, and tells them what to do. STUB: to be replaced by the real one."""
+"""Asking the control servers of a service, all of its processes at once."""
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import os
-import time
 from typing import Any, NamedTuple
 
+import gevent
 import msgspec
-import zmq
 
-from ..statistics import ProcessStatistics
-from .source import Health
+from ..errors import DployError, ServiceStateError
+from ..transport import Context, Envelope, Problem
+from .protocol import control_endpoint, control_pids, decoded
 
-__all__ = ["Answer", "Remote", "ask"]
+__all__ = ["Answer", "ask", "ask_one"]
 
 
 class Answer(NamedTuple):
-    """What a process has answered; `error` is empty when it did."""
+    """What a process has answered: a `value`, or why there is none, `error`, which is '' otherwise."""
 
     pid: int
     value: Any
     error: str
 
 
-def ask(run_dir: str, verb: str, argument: Any = None, kind: Any = Any, timeout: float = 1.0) -> list[Answer]:
-    """Ask all processes of a run directory at once."""
-    context = zmq.Context()
-    answers = []
-    asked = []
+def ask(run_dir: str, verb: str, argument: Any = None, kind: type[Any] = object, timeout: float = 1.0) -> list[Answer]:
+    """What all processes answer that have a control server in a run directory, in the order of their process ids.
+
+    `argument` becomes JSON; `kind` is what an answer is. What does not answer within `timeout` seconds has an error.
+    """
+    with Context.new() as context:
+        pids = _pids(run_dir)
+        asking = [gevent.spawn(_ask, context, run_dir, pid, verb, argument, kind, timeout) for pid in pids]
+        gevent.joinall(asking)
+        return [one.get() for one in asking]
+
+
+def ask_one(run_dir: str, verb: str, argument: Any = None, kind: type[Any] = object, timeout: float = 1.0) -> Answer:
+    """What the first of them answers that does: of what the whole service is to do, one of its processes is told.
+
+    Raises `ServiceStateError` when there is none at all.
+    """
+    answer = None
+    with Context.new() as context:
+        for pid in _pids(run_dir):
+            answer = _ask(context, run_dir, pid, verb, argument, kind, timeout)
+            if not answer.error:
+                break
+    if answer is None:
+        raise ServiceStateError(f"no process of a service can be asked in {run_dir}")
+    return answer
+
+
+def _pids(run_dir: str) -> list[int]:
     try:
-        for path in sorted(glob.glob(os.path.join(run_dir, "control.*[0-9]"))):
-            socket = context.socket(zmq.REQ)
-            socket.linger = 0
-            socket.connect(f"ipc://{path}")
-            body = b"" if argument is None else msgspec.json.encode(argument)
-            socket.send_multipart([verb.encode(), b"application/json", body])
-            asked.append((int(path.rpartition(".")[2]), socket))
-        until = time.monotonic() + timeout
-        for pid, socket in asked:
-            if not socket.poll(max(0, int((until - time.monotonic()) * 1000))):
-                answers.append(Answer(pid, None, "it does not answer"))
-                continue
-            _, mimetype, data = socket.recv_multipart()
-            if b"problem" in mimetype:
-                answers.append(Answer(pid, None, msgspec.json.decode(data).get("detail", "a problem")))
-            else:
-                answers.append(Answer(pid, msgspec.json.decode(data, type=kind), ""))
-    finally:
-        context.destroy(linger=0)
-    return answers
+        return [pid for pid in control_pids(run_dir) if _runs(pid)]
+    except OSError:
+        return []
 
 
-class Remote:
-    """A source: a service that runs elsewhere."""
+def _ask(context: Context, run_dir: str, pid: int, verb: str, argument: Any, kind: type[Any], timeout: float) -> Answer:
+    body = b"" if argument is None else msgspec.json.encode(argument)
+    try:
+        with contextlib.closing(context.socket("req", {"linger": 0, "maxmsgsize": -1})) as socket:
+            socket.connect(control_endpoint(run_dir, pid))
+            socket.send_envelope(Envelope(verb, "application/json", body), timeout)
+            answer = socket.receive_envelope(timeout)
+        problem = Problem.from_envelope(answer)
+        if problem is not None:
+            return Answer(pid, None, problem.detail or problem.title)
+        return Answer(pid, decoded(answer.data, kind), "")
+    except TimeoutError:
+        return Answer(pid, None, f"no answer within {timeout:g} s")
+    except (DployError, msgspec.MsgspecError) as error:
+        return Answer(pid, None, str(error))
 
-    def __init__(self, run_dir: str, name: str) -> None:
-        self.run_dir, self.name = run_dir, name
 
-    def statistics(self) -> list[ProcessStatistics]:
-        """What each process tells."""
-        return [one.value for one in ask(self.run_dir, "STATS", kind=ProcessStatistics) if not one.error]
-
-    def health(self) -> Health:
-        """How it is."""
-        answers = ask(self.run_dir, "HEALTH", kind=Health)
-        why = [f"{one.pid}: {one.error}" for one in answers if one.error]
-        why += [f"{one.pid}: {reason}" for one in answers if not one.error for reason in one.value.why]
-        values = [one.value for one in answers if not one.error]
-        ready = bool(values) and not why and all(one.ready for one in values)
-        return Health(alive=bool(values), ready=ready, state="running" if ready else "stopping", why=why)
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

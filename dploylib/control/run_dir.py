@@ -146,7 +146,7 @@ class RunDir:
         """Remove what says that there is a service here."""
         with contextlib.suppress(OSError):
             for name in os.listdir(self.path):
-                if name.startswith("status."):
+                if name.startswith(("status.", "control.", "ended.")):
                     _unlink(os.path.join(self.path, name))
         _unlink(pointer_to(self.path))
 

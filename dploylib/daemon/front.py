@@ -18,15 +18,21 @@ class Front:
     """What an arbiter runs in a process that it has forked: importing and making it needs neither gevent nor zmq.
 
     `control_path` is of the unix socket for its owners, in a directory that is for us alone. It waits `patience`
-    seconds for the first one. `reopen_logs` opens the log files again, when an owner says so.
+    seconds for the first one. `reopen_logs` opens the log files again, when an owner says so. `name` is the service of
+    which its control server tells; without one, there is none.
     """
 
     def __init__(
-        self, control_path: str, patience: float = 10.0, reopen_logs: Callable[[], None] = lambda: None
+        self,
+        control_path: str,
+        patience: float = 10.0,
+        reopen_logs: Callable[[], None] = lambda: None,
+        name: str = "",
     ) -> None:
         self.control_path = control_path
         self.patience = patience
         self.reopen_logs = reopen_logs
+        self.name = name
 
     def run(self) -> None:
         """Serve until there is no owner any more. Raises `AddressInUse` when another front is at this path.
@@ -38,4 +44,4 @@ class Front:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         from .front_control import FrontControl
 
-        FrontControl(self.control_path, self.patience, self.reopen_logs).run()
+        FrontControl(self.control_path, self.patience, self.reopen_logs, self.name).run()

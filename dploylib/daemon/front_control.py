@@ -19,11 +19,14 @@ from gevent import socket
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
+from ..control.local import Local
+from ..control.server import Control, Subject
 from ..errors import AddressInUse, EndpointError, SecurityError, TransportError
 from ..ipc_lock import IpcLock
 from ..transport import Context
 from ..transport.spawning import spawn_named
 from .deaths import Deaths
+from .front_figures import FrontFigures
 from .lane import Lane, from_json
 from .passing import Passing
 
@@ -79,7 +82,8 @@ class _Owner:
 class FrontControl:
     """A front while it runs. See `Front` for the arguments."""
 
-    def __init__(self, control_path: str, patience: float, reopen_logs: Callable[[], None]) -> None:
+    def __init__(self, control_path: str, patience: float, reopen_logs: Callable[[], None], name: str) -> None:
+        self._name = name
         self._reopen_logs = reopen_logs
         self._path = control_path
         self._patience = patience
@@ -97,6 +101,8 @@ class FrontControl:
         with contextlib.ExitStack() as stack:
             listener = self._listen(stack)
             self._context = stack.enter_context(Context.new())
+            if self._name:
+                stack.enter_context(self._control())
             self._deaths = Deaths()
             stack.callback(self._deaths.close)
             accepting = spawn_named("accept owners", self._accept, listener)
@@ -110,6 +116,11 @@ class FrontControl:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path)  # from now on it is of no use to anybody
             gevent.joinall([self._close(key) for key in list(self._lanes)] + list(self._closing.values()))
+
+    def _control(self) -> Control:
+        """The control server of this process, which tells the service nothing."""
+        local = Local(FrontFigures(self._lanes), self._name, "front")
+        return Control(Subject(local), os.path.dirname(self._path))
 
     def _listen(self, stack: contextlib.ExitStack) -> Any:
         path = self._path

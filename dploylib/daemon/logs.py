@@ -12,7 +12,7 @@ from typing import Any
 from gunicorn import glogging
 
 from ..errors import ConfigurationError, ConfigurationProblem
-from ..logs import formatter
+from ..logs import MessageFields, formatter, may_colour
 
 __all__ = ["Logger"]
 
@@ -37,8 +37,11 @@ class Logger(glogging.Logger):
             root.removeHandler(handler)
         root.setLevel(self.loglevel)
         for handler in self.error_log.handlers:
-            if type(handler) in (logging.StreamHandler, logging.FileHandler):
+            handler.addFilter(MessageFields())
+            if type(handler) is logging.FileHandler:
                 handler.setFormatter(formatter(cfg.log_format, process=True))
+            elif type(handler) is logging.StreamHandler:
+                handler.setFormatter(formatter(cfg.log_format, process=True, colours=may_colour(handler.stream)))
             elif isinstance(handler, logging.handlers.SysLogHandler):
                 # Who it is, first, and without what would end that to syslog (RFC 3164, 4.1.3).
                 tag = re.sub(r"[^\w.-]", "_", cfg.syslog_prefix or cfg.proc_name)

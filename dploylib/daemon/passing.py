@@ -34,7 +34,9 @@ from ..errors import (
 )
 from ..security import Credentials, Security
 from ..servers.declare import SocketDescription
+from ..servers.dispatch import socket_statistics
 from ..servers.fronted import BYE, DONE, GONE, HELLO, READY, VERSION, Ready, numbers_in, pack, unpack
+from ..statistics import SocketStatistics
 from ..transport import PROBLEM_MIMETYPE, Context, Socket
 from ..transport.complaints import Complaints
 from ..transport.envelope import Envelope, adopt
@@ -111,7 +113,13 @@ class Counts:
             setattr(self, name, 0)
 
 
-_PROBLEMS = ("closed", "forbidden", "lost", "malformed", "overloaded")
+_PROBLEMS = {  # and what clients are told, by the last part of the type of a problem
+    "closed": "shutting-down",
+    "forbidden": "forbidden",
+    "lost": "worker-lost",
+    "malformed": "malformed-envelope",
+    "overloaded": "overloaded",
+}
 _DROPPED = ("gone", "undelivered", "unmatched")
 _FIXED = ("socket_type", "backend", "options", "security", "max_frames")  # which a lane has for its life
 
@@ -202,7 +210,7 @@ class Passing:
         )
         credentials = None if lane.security == Security() else Credentials(lane.security)
         return description.create_socket(
-            context, list(lane.uris), lane.options, lane.concurrency, credentials, lane.name, descriptors
+            context, list(lane.uris), lane.options, lane.concurrency, credentials, lane.name, descriptors, counts=True
         )
 
     def __repr__(self) -> str:
@@ -240,6 +248,29 @@ class Passing:
                 for worker in self._workers.values()
             ],
         }
+
+    def statistics(self) -> SocketStatistics:
+        """What the workers do not know: who is connected, and what came of messages that no worker has got."""
+        counts, clients = self.counts, self._clients
+        problems = {name: n for field, name in _PROBLEMS.items() if (n := getattr(counts, field))}
+        unseen = counts.malformed + counts.forbidden + counts.overloaded + counts.closed
+        found = socket_statistics(clients, self.lane.socket_type)
+        return msgspec.structs.replace(
+            found,
+            concurrency=0,
+            received=unseen,
+            handled=unseen,
+            sent=0,
+            replied=0,
+            malformed=counts.malformed,
+            refused=counts.forbidden,
+            rejected=counts.overloaded + counts.closed,
+            undelivered=counts.gone + counts.undelivered,
+            dropped=counts.unmatched,
+            bytes_received=0,
+            bytes_sent=0,
+            problems=problems,
+        )
 
     def flaw_of(self, lane: Lane) -> str | None:
         """Why it cannot become this lane; None when it can."""

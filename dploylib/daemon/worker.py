@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gunicorn import util
 from gunicorn.workers import base
 
+from ..control.memory import resident_memory
 from ..errors import AddressInUse, ServiceStateError
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ _IGNORED_SIGNALS = ("SIGHUP", "SIGUSR2", "SIGTTIN", "SIGTTOU", "SIGWINCH")
 
 class Code(Protocol):
     """What of the user's a worker runs."""
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """What it is, and where its configuration is."""
 
     def prepare(self) -> None:
         """Do what comes before the user's code is imported: patch the standard library, if it is to be."""
@@ -194,8 +198,14 @@ class Worker(base.Worker):
         service = self._service
         service.graceful_timeout = self.cfg.graceful_timeout
         service.placement = self._placement()
+        service.name = self.cfg.proc_name
+        service.exports_traces = True
         self._begin_to_live()
-        with on_signals(_STARTING_SIGNALS, self._on_signal), watch_for_blocking(service.max_blocking or 1.0):
+        with (
+            self._control(),
+            on_signals(_STARTING_SIGNALS, self._on_signal),
+            watch_for_blocking(service.max_blocking or 1.0),
+        ):
             try:
                 self.app.code.start(service)
             except ServiceStateError:
@@ -208,6 +218,18 @@ class Worker(base.Worker):
                 service.wait()
             finally:
                 service.stop()
+
+    def _control(self) -> contextlib.AbstractContextManager[Any]:
+        """The control server of this process. What the service is told, the arbiter is."""
+        from ..control.local import Local
+        from ..control.server import Control, Subject
+
+        def stop(graceful_timeout: float | None) -> None:
+            os.kill(self.ppid, signal.SIGTERM if graceful_timeout is None or graceful_timeout else signal.SIGQUIT)
+
+        local = Local(self._service, self.cfg.proc_name, self.role)
+        subject = Subject(local, stop, lambda: os.kill(self.ppid, signal.SIGHUP), *self.app.code.origin)
+        return Control(subject, self.run_dir, leaves=True)
 
     def _placement(self) -> Placement:
         """Which servers run here, and where their sockets are."""
@@ -270,12 +292,12 @@ class Worker(base.Worker):
             gevent.spawn(self._service.stop)
 
     def _report(self) -> None:
-        resident = _resident()
+        resident = resident_memory()
         if self._service is None:
             self._say(rss=resident)
             return
         counts = {
-            f"{server.name}.{name}": {key: value for key in counts.__slots__ if (value := getattr(counts, key))}
+            f"{server.name}.{name}": {key: value for key in counts.NUMBERS if (value := getattr(counts, key))}
             for server in self._service.servers.values()
             for name, counts in server.counts.items()
         }
@@ -312,7 +334,7 @@ class Worker(base.Worker):
         self._state = "ready"
         self._report()
         try:
-            Front(front_control(self.run_dir), reopen_logs=self.log.reopen_files).run()
+            Front(front_control(self.run_dir), reopen_logs=self.log.reopen_files, name=self.cfg.proc_name).run()
         except AddressInUse as error:  # by that of an arbiter that was killed, which finishes what it has
             log.error("%s, and has not ended yet", error)
             sys.exit(1)
@@ -329,12 +351,3 @@ def set_title(role: str, name: str) -> None:
 def front_control(run_dir: str) -> str:
     """The path of the socket at which a front takes its orders."""
     return os.path.join(run_dir, "front")
-
-
-def _resident() -> int:
-    """The bytes of memory that this process has."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:  # no Linux: the most that it ever had
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

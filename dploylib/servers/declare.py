@@ -14,6 +14,7 @@ from ..errors import DeclarationError, UnknownOption, UnknownSocketType
 from ..security import Credentials
 from ..transport import MAX_FRAMES, SOCKET_TYPES, Context, Sender, Socket
 from ..transport.codecs import ObjectDecoder
+from ..transport.monitor import count_connections
 from ..transport.options import Options, option_pairs, option_value, socket_type_constant
 from ..transport.publishing import confirm_subscriptions
 from .limits import default_options as limits_of
@@ -161,6 +162,7 @@ class SocketDescription:
         credentials: Credentials | None = None,
         name: str = "",
         descriptors: Mapping[str, int] = MappingProxyType({}),
+        counts: bool = False,
     ) -> Socket:
         """Make the socket: set the options, then bind or connect to every uri, secured by the credentials.
 
@@ -168,8 +170,8 @@ class SocketDescription:
 
         The limits of `default_options` come first, so that the declaration and the configuration override them. A `rep`
         socket with a handler is a ROUTER underneath, and a `pub` an XPUB, which confirms subscriptions to who asks for
-        that: to peers it is the same. `name` is what the log calls it. Raises what `Socket` raises; then nothing is
-        left open.
+        that: to peers it is the same. `name` is what the log calls it. If it `counts`, its connections are counted.
+        Raises what `Socket` raises; then nothing is left open.
         """
         concurrency = concurrency or self.concurrency
         confirms = self.socket_type == "pub" and context.green
@@ -191,6 +193,8 @@ class SocketDescription:
                 socket.set_option("sndtimeo", _REPLY_PATIENCE if concurrency > 1 else _INLINE_PATIENCE)
             for name, value in [*self.default_options, *option_pairs(options)]:
                 socket.set_option(name, value)
+            if counts and socket.green and not all(uri.startswith("inproc:") for uri in uris):
+                count_connections(socket)
             if credentials is not None and self.setup_type == "connect" and socket.green:
                 keep_connected(socket, uris, credentials)
             else:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import gevent
 
@@ -28,6 +30,8 @@ from ..errors import (
     TransportError,
     Unroutable,
 )
+from ..handling import Where, begin
+from ..statistics import Histogram, LastError, SocketStatistics, Timings
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
 from ..transport.complaints import Complaints
@@ -46,13 +50,17 @@ __all__ = [
     "RepDispatcher",
     "ReplySocket",
     "dispatcher_class",
+    "socket_statistics",
 ]
 
 log = logging.getLogger(__name__)
 
+_now = time.monotonic
+_REJECTED: Final = object()  # what becomes of a message that nobody handles
 
 _TEXT = TEXT_MIMETYPE.encode()
 _FAREWELL_PATIENCE = 1.0  # seconds for which the last word to a caller may wait for room in its queue
+_LONGEST_MESSAGE = 300  # characters of the message of an error that is kept
 _PEER_PATIENCE = 5.0  # seconds for which the reply of a DEALER or PAIR, whose peer may be gone, may wait for one
 
 
@@ -64,9 +72,12 @@ class Counts:
     declared; `rejected` ones for which there was no room or no time, since all handlers were busy or the server
     stopped; `failed` handlers; `timed_out` handlers and deadlines; `unanswered` requests that a handler did not answer;
     `undelivered` replies, whose peer was gone or did not read.
+
+    `problems` counts what peers were told of these, by the last part of the type of a problem. `last_error` is what
+    went wrong last.
     """
 
-    __slots__ = (
+    NUMBERS: Final = (
         "failed",
         "handled",
         "malformed",
@@ -78,10 +89,13 @@ class Counts:
         "unanswered",
         "undelivered",
     )
+    __slots__ = (*NUMBERS, "last_error", "problems")
 
     def __init__(self) -> None:
-        for name in self.__slots__:
+        for name in self.NUMBERS:
             setattr(self, name, 0)
+        self.problems: Counter[str] = Counter()
+        self.last_error: LastError | None = None
 
     received: int
     handled: int
@@ -94,8 +108,14 @@ class Counts:
     unanswered: int
     undelivered: int
 
+    def note(self, error: BaseException, problem: Problem | None = None) -> None:
+        """Take note of what went wrong, and of what the peer is told of it."""
+        self.last_error = LastError(time=time.time(), type=type(error).__name__, message=str(error)[:_LONGEST_MESSAGE])
+        if problem is not None:
+            self.problems[problem.type.rpartition(":")[2]] += 1
+
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name)}" for name in self.__slots__ if getattr(self, name))
+        shown = ", ".join(f"{name}={getattr(self, name)}" for name in self.NUMBERS if getattr(self, name))
         return f"Counts({shown})"
 
 
@@ -151,6 +171,7 @@ class Dispatcher:
         timeout: float | None = None,
         rejects: bool = False,
         hooks: Hooks | None = None,
+        timed: bool = False,
     ) -> None:
         self.name = name
         self.socket = socket
@@ -158,6 +179,8 @@ class Dispatcher:
         self._busy = 0  # handlers that run, where some messages are rejected
         self.counts = Counts()
         self._socket_name = description.name
+        self._socket_type = description.socket_type
+        self._where = Where(server.settings.service, server.name, description.name)
         self._declared = cast(InputHandler, description.input_handler)
         self._server = server
         self._input_handler = self._handler = self._declared
@@ -175,7 +198,11 @@ class Dispatcher:
         self._observed = self._hooks.observe_messages
         if self._observed:
             self._handler = self._announce
-        self._complain = Complaints(log, server.spawn).tell
+        self.handler_time, self.wait_time = Timings(), Timings()
+        self._timed = timed
+        self._note_square = self.handler_time.note_square
+        self._complaints = Complaints(log, server.spawn)
+        self._complain = self._complaints.tell
         # What a message goes through; nobody pays for what was not asked for.
         self._pass: Callable[[Any, ReceivedData], Any] = self._observe if self._observed else self._serve
         if rejects:
@@ -199,7 +226,17 @@ class Dispatcher:
             except MalformedEnvelope as error:
                 self._refuse_malformed(socket, error)
             else:
-                self._pass(channel, received)
+                begin((self._where, received.metadata))
+                if not self._timed:
+                    self._pass(channel, received)
+                    return
+                metadata = received.metadata
+                if metadata is not None and metadata.sent_at is not None:
+                    self.wait_time.note(max(0.0, time.time() - metadata.sent_at))
+                began = _now()
+                if self._pass(channel, received) is not _REJECTED:
+                    seconds = _now() - began
+                    self._note_square(seconds * seconds)
         except gevent.Timeout:
             pass  # of a handler that has returned; all that it can have cut short is a line in the log
         except TransientError as error:  # there was no message after all, as only a PollLoop gets to see it here
@@ -223,6 +260,22 @@ class Dispatcher:
         finally:
             counts.handled += 1
 
+    def statistics(self) -> SocketStatistics:
+        """What is known of the socket, at this moment. Any thread may ask."""
+        counts = self.counts
+        found = socket_statistics(self.socket, self._socket_type)
+        for name in counts.NUMBERS:
+            setattr(found, name, getattr(counts, name))
+        found.concurrency = self.concurrency
+        found.problems = dict(counts.problems)
+        found.last_error = counts.last_error
+        found.handler_time, found.wait_time = self.count_times()
+        return found
+
+    def count_times(self) -> tuple[Histogram, Histogram]:
+        """How long the handlers took until now, and how long messages had to wait for them."""
+        return self.handler_time.count(), self.wait_time.count()
+
     @property
     def running(self) -> int:
         """How many messages have been received and are not yet done with."""
@@ -232,7 +285,10 @@ class Dispatcher:
 
     def _open(self, socket: Socket, frames: list[bytes]) -> tuple[Any, ReceivedData]:
         """What the handler gets: the socket to answer on, and what was received. Raises `MalformedEnvelope`."""
-        return socket, ReceivedData(adopt(frames), self._decoder)
+        envelope = adopt(frames)
+        received = ReceivedData(envelope, self._decoder, Metadata.find(frames[:-4]) if len(frames) > 4 else None)
+        received.deadline = None  # nobody waits for an answer
+        return socket, received
 
     def _open_knowing(
         self, open: Callable[..., tuple[Any, ReceivedData]], guard: Guard, socket: Socket, frames: list[Any]
@@ -273,7 +329,9 @@ class Dispatcher:
         except gevent.GreenletExit as killed:
             if self._server.stopping:
                 self.counts.rejected += 1
-                farewell = problem_of(self._ended())
+                ended = self._ended()
+                farewell = problem_of(ended)
+                self.counts.note(ended, farewell)
                 self._send_problem(channel, received, farewell, sent_before, _FAREWELL_PATIENCE)
                 if not self.can_answer:
                     self._complain("ended", f"a handler of {self.name} was ended: the service is shutting down")
@@ -285,6 +343,7 @@ class Dispatcher:
         except BaseException as raised:  # noqa: BLE001 - a handler may raise anything
             error = raised
         problem, tell = self._failure(error, received)
+        self.counts.note(error, problem)
         answered = self._answered(channel, sent_before)
         if not self._decided(channel, received, received.envelope, error, answered):
             self._send_problem(channel, received, problem, sent_before)
@@ -345,22 +404,25 @@ class Dispatcher:
             seconds = 0.0 if began is None else time.monotonic() - began
             self._hooks.call("message_failed", self._server, self._socket_name, received, error, seconds)
 
-    def _serve_if_free(self, serve: Callable[[Any, ReceivedData], Any], channel: Any, received: ReceivedData) -> None:
+    def _serve_if_free(self, serve: Callable[[Any, ReceivedData], Any], channel: Any, received: ReceivedData) -> object:
         if self._busy < self.concurrency:
             self._busy += 1
             try:
                 serve(channel, received)
             finally:
                 self._busy -= 1
-            return
+            return None
         busy = f"all handlers of {self.name} are busy (concurrency: {self.concurrency})"
         self._reject(channel, received, Overloaded(f"{busy}; try again later"))
         self._complain("rejected", f"rejected a message since {busy}")
+        return _REJECTED
 
     def _reject(self, channel: Any, received: ReceivedData, error: Overloaded | ShuttingDown) -> None:
         """Answer a message that is not handled. Never waits."""
         self.counts.rejected += 1
-        self._send_problem(channel, received, problem_of(error), channel.sent, 0)
+        problem = problem_of(error)
+        self.counts.note(error, problem)
+        self._send_problem(channel, received, problem, channel.sent, 0)
         if self._observed:  # in a greenlet, since a hook may wait, and the next one is to be told first
             self._server.spawn(self._tell_hooks, received, error)
 
@@ -408,7 +470,7 @@ class Dispatcher:
             return problem_of(error), partial(self._complain, "timed-out", str(error))
         if isinstance(error, NoReply):
             self.counts.unanswered += 1
-            return problem_of(error), partial(log.error, "%s", error)
+            return problem_of(error), partial(self._complain, "unanswered", str(error), logging.ERROR)
         if isinstance(error, PeerError) and error is received.fault:
             self.counts.refused += 1
             return problem_of(error), partial(self._complain, "refused", f"{self.name} refused a message: {error}")
@@ -416,7 +478,7 @@ class Dispatcher:
             self.counts.undelivered += 1
             return None, partial(self._complain, "undelivered", f"a reply of {self.name} was not delivered: {error}")
         self.counts.failed += 1
-        return handler_failed(self.name), partial(log.error, "the handler of %s failed", self.name, exc_info=error)
+        return handler_failed(self.name), partial(self._complaints.tell_of, f"the handler of {self.name} failed", error)
 
     def _was_for_caller(self, error: TransportError, received: ReceivedData) -> bool:
         """Whether what could not be sent was a reply. On a router it may have been for another peer."""
@@ -438,8 +500,9 @@ class Dispatcher:
             return result is not None or sent_itself
         except KeyboardInterrupt:  # for whoever runs the program
             raise
-        except BaseException:
-            log.exception("on_error of server %s failed for a message of %s", self._server.name, self.name)
+        except BaseException as failure:  # noqa: BLE001 - it may raise anything
+            what = f"on_error of server {self._server.name} failed for a message of {self.name}"
+            self._complaints.tell_of(what, failure)
         return False
 
     def _seconds_for(self, received: ReceivedData | None) -> float | None:
@@ -453,7 +516,9 @@ class Dispatcher:
         self.counts.malformed += 1
         channel, route = self._return_path(socket, error.frames)
         sent_before = channel.sent
-        request = Envelope("", PROBLEM_MIMETYPE, problem_of(error).to_json(), route)
+        problem = problem_of(error)
+        self.counts.note(error, problem)
+        request = Envelope("", PROBLEM_MIMETYPE, problem.to_json(), route)
         # A server that stops is not asked any more: it may take its time to decide.
         if self._server.stopping or not self._decided(channel, None, request, error, False):
             if self.can_answer and not self._answered(channel, sent_before):
@@ -562,6 +627,21 @@ def _reply_frames(request: Envelope, result: Any) -> list[Any]:
     if isinstance(result, Problem):
         return request.response_envelope(PROBLEM_MIMETYPE, result.to_json())._frames
     return request.response_envelope(*encode(result))._frames
+
+
+def socket_statistics(socket: Socket, socket_type: str) -> SocketStatistics:
+    """What is known of a socket that is declared as one of this type."""
+    return SocketStatistics(
+        type=socket_type,
+        endpoints=socket.endpoints,
+        received=socket.received,
+        handled=socket.received,
+        sent=socket.sent,
+        dropped=socket.dropped,
+        bytes_received=socket.bytes_received,
+        bytes_sent=socket.bytes_sent,
+        connections=None if socket.connections is None else copy.copy(socket.connections),
+    )
 
 
 def dispatcher_class(socket_type: str) -> type[Dispatcher]:

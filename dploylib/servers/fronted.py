@@ -251,6 +251,7 @@ class FrontLink:
         if not sent:
             raise TransientError("the front is gone, or reads nothing")
         self.socket.sent -= 1  # which is for what users send
+        self.socket.bytes_sent -= len(words[-1])
 
 
 def _call_later(function: Callable[[], None], seconds: float) -> None:

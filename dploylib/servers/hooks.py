@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from random import random
 from typing import Any
 
 import gevent
@@ -12,7 +13,9 @@ import gevent
 __all__ = ["Hook", "Hooks", "MessageLog"]
 
 log = logging.getLogger(__name__)
+access = logging.getLogger("dploylib.access")
 
+_LONGEST = 64  # characters of an id or a mimetype in the log
 _COMPLAINT_INTERVAL = 1.0  # seconds between two lines in the log about one event of one hook
 
 
@@ -97,18 +100,43 @@ class Hooks:
 
 
 class MessageLog(Hook):
-    """Logs a line for each message, at level INFO: what it was, and how long its handler took."""
+    """Logs a line for each message, or for a share of them: what it was, what came of it, and how long that took.
+
+    `share` is from 0 to 1. The logger is `dploylib.access`, the level INFO. The records have attributes besides:
+    `outcome`, which is "handled" or the name of an error; `milliseconds`; and for what is no malformed message
+    `message_id`, `mimetype`, `bytes` (those of the body), and `peer` where it is known.
+    """
+
+    def __init__(self, share: float = 1.0) -> None:
+        self._share = share
 
     def message_handled(self, server: Any, socket: str, received: Any, seconds: float) -> None:
         """Log what was handled."""
-        log.info("%s.%s handled %s in %.1f ms", server.name, socket, _described(received), seconds * 1000)
+        if random() < self._share:
+            what, details = _described(received)
+            _tell("%s.%s handled %s in %.1f ms", (server.name, socket, what), "handled", seconds, details)
 
     def message_failed(self, server: Any, socket: str, received: Any, error: BaseException, seconds: float) -> None:
         """Log what was not."""
-        what = "a malformed message" if received is None else _described(received)
-        reason = f"{type(error).__name__} after {seconds * 1000:.1f} ms"
-        log.info("%s.%s did not handle %s: %s", server.name, socket, what, reason)
+        if random() < self._share:
+            what, details = ("a malformed message", {}) if received is None else _described(received)
+            outcome = type(error).__name__
+            form = "%s.%s did not handle %s: %s after %.1f ms"
+            _tell(form, (server.name, socket, what, outcome), outcome, seconds, details)
 
 
-def _described(received: Any) -> str:
-    return f"{received.mimetype} of {len(received.data)} bytes" + (f" with id {received.id!r}" if received.id else "")
+def _tell(form: str, arguments: tuple[Any, ...], outcome: str, seconds: float, details: dict[str, Any]) -> None:
+    extra = {"outcome": outcome, "milliseconds": round(seconds * 1000, 3), **details}
+    access.info(form, *arguments, seconds * 1000, extra=extra)
+
+
+def _described(received: Any) -> tuple[str, dict[str, Any]]:
+    """What a message was: for a reader, and for a machine. Of what peers say, not more than fits on a line."""
+    mimetype, id, size = received.mimetype[:_LONGEST], received.id[:_LONGEST], len(received.data)
+    details = {"message_id": id, "mimetype": mimetype, "bytes": size}
+    text = f"{ascii(mimetype)[1:-1]} of {size} bytes" + (f" with id {id!r}" if id else "")
+    peer = received.peer
+    if peer is not None:
+        details["peer"] = peer.who
+        text += f" from {peer.who}"
+    return text, details

@@ -8,6 +8,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import gevent
 
+from ..handling import Message, begin, forget, handled
+
 __all__ = ["offload"]
 
 _Arguments = ParamSpec("_Arguments")
@@ -30,7 +32,7 @@ def offload(function: Callable[_Arguments, _Result], *args: _Arguments.args, **k
     The threads are those of `gevent.get_hub().threadpool`, in which gevent looks up host names too: 10, unless its
     `maxsize` says otherwise. When all are busy, callers wait for one.
     """
-    call = (contextvars.copy_context(), function, args, kwargs)
+    call = (contextvars.copy_context(), handled(), function, args, kwargs)
     result, error = gevent.get_hub().threadpool.apply(_outcome, call)
     if error is not None:
         try:
@@ -40,9 +42,15 @@ def offload(function: Callable[_Arguments, _Result], *args: _Arguments.args, **k
     return cast(_Result, result)
 
 
-def _outcome(context: contextvars.Context, function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
+def _outcome(
+    context: contextvars.Context, message: Message | None, function: Callable[..., Any], args: Any, kwargs: Any
+) -> tuple[Any, Any]:
     """What a function returns and what it raises. The pool would print an exception, also one that is caught later."""
+    if message is not None:
+        begin(message)
     try:
         return context.run(function, *args, **kwargs), None
     except BaseException as error:  # noqa: BLE001 - it is raised from offload()
         return None, error
+    finally:
+        forget()

@@ -16,11 +16,12 @@ from gevent.pool import Group
 from ..config import ServerSettings
 from ..errors import DeclarationError, SecurityError, ServerFailing, TransportError
 from ..security import Credentials, Security
+from ..statistics import ServerStatistics, Timings
 from ..transport import DEFAULT_LINGER, Context, Loop, ReceivedData, ReceiveLoop, Socket, SocketHandler
 from ..transport.spawning import spawn_named, wait_for_one
 from .control import ControlLink, Stop
 from .declare import Periodic, ServerDescription, SocketDescription
-from .dispatch import Counts, Dispatcher, dispatcher_class
+from .dispatch import Counts, Dispatcher, dispatcher_class, socket_statistics
 from .farewell import ENDING_TIME, Farewell
 from .fronted import FrontLink
 from .hooks import Hook, Hooks
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 GRACEFUL_TIMEOUT = 30.0
 """Seconds that a stop gives to running handlers, as with gunicorn."""
 
+_COUNTING_INTERVAL = 0.25  # seconds
 _SET_BY_INIT = ("name", "settings", "context", "sockets", "hooks")
 _LEAST_CLOSING_TIME = 0.5  # seconds for `teardown` and for flushing, each, when nothing is left of the graceful timeout
 
@@ -70,8 +72,12 @@ class DployServer:
         self._dispatchers: dict[str, Dispatcher] = {}
         self._links: dict[str, FrontLink] = {}  # of the sockets that are behind a front
         self._background = Group()
+        self._state = "starting"
+        self._hub_delay = Timings()
+        self.hub_ran_at: float | None = None  # on the clock of time.monotonic, as of the last look
         self._failure: ServerFailing | None = None
         self._control: ControlLink | None = None
+        self._hub: Any = None  # in which it runs, for who asks what it does
         self._stop_by: float | None = None  # on the clock of time.monotonic
         self._told_to_stop = Event()
         self._out_of_time = Event()  # the handlers have had their time
@@ -119,6 +125,11 @@ class DployServer:
         }
 
     @property
+    def state(self) -> str:
+        """What it is doing: starting, running, stopping, or stopped."""
+        return "stopping" if self.stopping and self._state == "running" else self._state
+
+    @property
     def stopping(self) -> bool:
         """Whether it was told to stop, or has failed."""
         return self._stop_by is not None
@@ -142,6 +153,7 @@ class DployServer:
 
         Raises what `setup` or a socket raised; `ServerFailing` when it died later on. Nothing is left open.
         """
+        self._hub = gevent.get_hub()
         hooks = Hooks(self.hooks)
         try:
             self._live(hooks)
@@ -206,6 +218,7 @@ class DployServer:
                     link.close()
                 self.sockets.close(min(self._time_left(_LEAST_CLOSING_TIME), DEFAULT_LINGER))
                 self._stop_by = 0.0  # a stop that comes now has nothing to do
+                self._state = "stopped"
         if self._failure is not None:
             raise self._failure
 
@@ -217,6 +230,7 @@ class DployServer:
 
         The order of a stop is numbered here and in `_shut_down`. All phases share one deadline.
         """
+        self._state = "running"
         if self._control_uri is not None:
             self._control = ControlLink(self.name, self._control_uri, self.context)
             self.spawn(self._control.listen, self._obey)
@@ -338,6 +352,22 @@ class Server(DployServer):
             raise TypeError(f"{type(self).__name__} has no settings of its own: it declares no settings_type")
         return self.settings.own(self.settings_type)
 
+    def statistics(self) -> ServerStatistics:
+        """What is known of the server and its sockets at this moment. Any thread may ask."""
+        types = {one.name: one.socket_type for one in self.description.sockets.values()}
+        endpoints = self.endpoints
+        sockets = {}
+        for name, socket in self.sockets.items():
+            dispatcher = self._dispatchers.get(name)
+            if dispatcher is None:
+                found = socket_statistics(socket, types.get(name, socket.socket_type))
+            else:
+                found = dispatcher.statistics()
+            found.endpoints = endpoints[name]
+            sockets[name] = found
+        hub_delay = self._hub_delay.count()
+        return ServerStatistics(type=type(self).__qualname__, state=self.state, hub_delay=hub_delay, sockets=sockets)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.description = ServerDescription(cls)
@@ -362,6 +392,7 @@ class Server(DployServer):
         where = f"{self.name}.{name}"
         info = self.settings.socket_info(name)
         concurrency = info.concurrency or description.concurrency
+        counts = self.settings.monitoring.statistics
         try:
             security = self.settings.security(name)
             credentials = None if security == Security() else Credentials(security)
@@ -370,7 +401,7 @@ class Server(DployServer):
                 socket = self._link(description, info.uris, place.front, concurrency, credentials).socket
             else:
                 socket = description.create_socket(
-                    self.context, info.uris, info.options, concurrency, credentials, where, place.descriptors
+                    self.context, info.uris, info.options, concurrency, credentials, where, place.descriptors, counts
                 )
         except (TransportError, SecurityError) as error:
             raise type(error)(f"server {self.name!r}, socket {name!r}: {error}") from error
@@ -386,7 +417,7 @@ class Server(DployServer):
             raise DeclarationError(f"{where}: {flaw}")
         rejects = overload == "reject"
         make = dispatcher_class(description.socket_type)
-        dispatcher = make(where, self, socket, description, concurrency, timeout, rejects, hooks)
+        dispatcher = make(where, self, socket, description, concurrency, timeout, rejects, hooks, counts)
         dispatcher.until_closed = description.attribute in self._served_until_closed
         self._dispatchers[name] = dispatcher
         handler: SocketHandler = dispatcher
@@ -431,7 +462,18 @@ class Server(DployServer):
         for attribute, periodic in self.description.periodic.items():
             repeating = self.spawn(self._repeat, attribute, periodic)
             repeating.name = f"{self.name}: {type(self).__name__}.{attribute}"
+        self.spawn(self._keep_count)
         super()._run(hooks)
+
+    def _keep_count(self) -> None:
+        """Find out how late the hub is, and count what was noted meanwhile."""
+        while True:
+            began = time.monotonic()
+            gevent.sleep(_COUNTING_INTERVAL)
+            self.hub_ran_at = time.monotonic()
+            self._hub_delay.note(max(0.0, self.hub_ran_at - began - _COUNTING_INTERVAL))
+            for dispatcher in self._dispatchers.values():
+                dispatcher.count_times()
 
     def _repeat(self, attribute: str, periodic: Periodic) -> None:
         due = time.monotonic()

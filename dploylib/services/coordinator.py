@@ -18,8 +18,10 @@ from ..security import leaves_machine
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.control import Stop, control_topic
 from ..servers.hooks import Hooks
+from ..statistics import ServerStatistics, together
 from ..transport import Context, ReceiveLoop, Socket
 from ..transport.spawning import spawn_named
+from .observing import observers
 from .supervision import Restarts
 
 __all__ = ["GreenletServerCoordinator", "ServerCoordinator", "ServerRun"]
@@ -39,7 +41,8 @@ class ServerRun:
     If it gets a hub of its own, what blocks that for more than `max_blocking` seconds is logged (0: nothing is).
     `ready` is set once the server has its sockets and is set up; `endpoints` are what these are bound and connected to
     then. `ended` is set once it is over, and `error` is why, if it was not told to stop. `server` is the server, if it
-    runs in this process.
+    runs in this process; else `told` is what its process has told of it last. `before` is what the runs of it before
+    this one have counted.
     """
 
     def __init__(
@@ -63,12 +66,23 @@ class ServerRun:
         self.ready = Event()
         self.ended = Event()
         self.error: BaseException | None = None
+        self.told: ServerStatistics | None = None
+        self.before: ServerStatistics | None = None
+
+    def statistics(self) -> ServerStatistics:
+        """What this run of the server and those before it have counted."""
+        now = self.told if self.server is None else self.server.statistics()
+        if now is None:
+            now = ServerStatistics(type=self.server_cls.__qualname__, state="starting")
+        if self.ended.is_set():
+            now.state = "stopped"
+        return now if self.before is None else together([{"": now}, {"": self.before}])[""]
 
     def serve(self, context: Context) -> BaseException | None:
         """Make the server, here where it is to run, and run it to its end. Returns what it raised."""
         try:
             self.server = server = self.server_cls(self.name, self.settings, self.control_uri, context)
-            server.hooks = self.hooks
+            server.hooks = [*observers(self.settings), *self.hooks]
             server.start()
         except KeyboardInterrupt:
             raise
@@ -98,6 +112,7 @@ class ServerRun:
         settings = self.settings.at(self.endpoints)
         other = ServerRun(self.name, self.server_cls, settings, self.control_uri, self.hooks, self.max_blocking)
         other.endpoints = self.endpoints
+        other.before = self.statistics()
         return other
 
 
@@ -209,6 +224,16 @@ class ServerCoordinator:
     def restarts(self) -> dict[str, int]:
         """How often each server was started again, by name."""
         return {name: restarts.total for name, restarts in self._restarts.items()}
+
+    def statistics(self) -> dict[str, ServerStatistics]:
+        """What is known of each server at this moment, by name. Any thread may ask.
+
+        Of one in a process of its own, what that has told within the last second.
+        """
+        found = {name: run.statistics() for name, run in self._runs.copy().items()}
+        for name, server in found.items():
+            server.restarts = self._restarts[name].total
+        return found
 
     def setup_servers(
         self,

@@ -8,6 +8,7 @@ control socket is for the stop, as everywhere.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import logging.handlers
 import multiprocessing.spawn
@@ -30,8 +31,10 @@ from gevent import subprocess
 
 from ..config import Settings
 from ..errors import ConfigurationError, DeclarationError, DployError, ProcessDied, ServiceStateError
+from ..logs import MessageFields
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.farewell import ENDING_TIME
+from ..tracing import set_up
 from ..transport import Context
 from ..transport.spawning import new_lock, spawn_named, start_thread
 from .blocking import watch_for_blocking
@@ -43,10 +46,13 @@ __all__ = ["ProcessServerCoordinator", "serve_in_child"]
 
 log = logging.getLogger(__name__)
 
+_FORMATTER = logging.Formatter()
+
 _SCRIPT = os.path.join(os.path.dirname(__file__), "_child.py")
 _WHAT_IT_TAKES = (
     "its class has to be at the top level of a module that can be imported, and its settings and hooks to be picklable"
 )
+_TELLING_INTERVAL = 1.0  # seconds between two times that it tells what it has counted
 _READING_TIME = 2.0  # seconds to hear what a process that has ended said last
 _DYING_TIME = 2 * ENDING_TIME + 1.0  # seconds that a process has to end when it was told to at once
 
@@ -240,6 +246,8 @@ class _Process:
     def _hear(self, kind: str, content: Any) -> None:
         if kind == "log":
             logging.getLogger(content.name).handle(content)
+        elif kind == "statistics":
+            self._run.told = content
         elif kind == "endpoints":
             self._endpoints = content
             self._check_ready()
@@ -329,6 +337,8 @@ def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
     logging.getLogger().addHandler(to_coordinator)
     log_all_by(to_coordinator)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the coordinator decides
+    if job.settings.exports_traces:
+        set_up(job.settings.service, job.settings.monitoring.tracing)
     announcement = _Announcement(coordinator)
     run = ServerRun(job.name, job.server_cls, job.settings, job.control_uri, [announcement, *job.hooks])
     with Context.new() as context:
@@ -344,7 +354,10 @@ def _serve(job: _Job, coordinator: _Coordinator) -> BaseException | None:
         coordinator.when_gone(lambda: loop.run_callback_threadsafe(run.end_at_once))
         with on_signals((signal.SIGTERM,), end), watch_for_blocking(job.max_blocking):
             serving.start()
-            serving.join()
+            while not serving.dead:
+                serving.join(_TELLING_INTERVAL)
+                if run.server is not None:
+                    coordinator.say("statistics", run.server.statistics())
     return run.outcome()
 
 
@@ -406,6 +419,17 @@ class _ToCoordinator(logging.handlers.QueueHandler):
     def __init__(self, coordinator: _Coordinator) -> None:
         super().__init__(None)  # type: ignore[arg-type]  # of the queue only `enqueue` knows
         self._coordinator = coordinator
+        self.addFilter(MessageFields())
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """The record with its texts in place of what cannot travel. The traceback stays apart from the message."""
+        ready = copy.copy(record)
+        ready.message = ready.msg = record.getMessage()
+        ready.args = None
+        if record.exc_info:
+            ready.exc_text = record.exc_text or _FORMATTER.formatException(record.exc_info)
+            ready.exc_info = None
+        return ready
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Hand a record over."""

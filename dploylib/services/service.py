@@ -17,6 +17,8 @@ from ..config import Defaults, Placement, Settings, YAMLConfigMapper
 from ..errors import ConfigurationError, ServerFailing, ServiceFailing, ServiceStateError
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.server import checked_graceful_timeout
+from ..statistics import ServerStatistics
+from ..tracing import set_up
 from ..transport import Context
 from ..transport.spawning import call_in_hub
 from .blocking import watch_for_blocking
@@ -49,7 +51,10 @@ class Service:
 
     A stop gives running handlers `graceful_timeout` seconds to finish, 30 at first, unless it says otherwise itself.
 
-    `placement` says which of the servers a start runs, where other processes run the others, or the same.
+    `name` is what it is called in logs and traces, '' for what the section `daemon` of its configuration says. With
+    `exports_traces` a start sets up OpenTelemetry as its environment variables say, if nobody else has.
+    `placement` says which of the servers a start runs, where other processes run the others, or the same. `settings` is
+    the configuration of the last start.
 
     A service can be used in `with`, which stops it, and be started again after it was stopped.
     """
@@ -70,11 +75,15 @@ class Service:
         self.max_blocking = 0.0
         self.graceful_timeout = GRACEFUL_TIMEOUT
         self.placement = Placement()
+        self.name = ""
+        self.exports_traces = False
         self._hooks: list[Hook] = []
         for hook in hooks:
             self.add_hook(hook)
         self._lifecycle = Lifecycle()
         self._hub: Any = None  # of the thread that started it
+        self.settings: Settings | None = None
+        self._on_settings: Callable[[Settings], None] = lambda settings: None
         self._start_over = Event()
         self._start_over.set()
 
@@ -126,6 +135,13 @@ class Service:
         """
         self._lifecycle.on_change = function
 
+    def on_settings(self, function: Callable[[Settings], None]) -> None:
+        """Have a function called at each start with its configuration, before there are servers; in place of another.
+
+        What it raises ends the start.
+        """
+        self._on_settings = function
+
     @property
     def servers(self) -> dict[str, Server]:
         """The servers of the last start by name, as far as they run in this process."""
@@ -143,6 +159,10 @@ class Service:
     def restarts(self) -> dict[str, int]:
         """How often each server was started again since the last start of the service, by name."""
         return self._coordinator.restarts
+
+    def statistics(self) -> dict[str, ServerStatistics]:
+        """What the servers of the last start have counted until now, by name. Any thread may ask."""
+        return self._coordinator.statistics()
 
     @property
     def coordinator(self) -> ServerCoordinator:
@@ -230,7 +250,13 @@ class Service:
             settings = self.load(config_file, config_string, config_dict, overrides)
             if self.state is not State.STARTING:
                 raise ServiceStateError("the service was stopped while it started")
+            self.settings = settings
             settings.placement = self.placement
+            settings.name = self.name
+            settings.exports_traces = self.exports_traces
+            if self.exports_traces:
+                set_up(settings.service, settings.configuration.monitoring.tracing)
+            self._on_settings(settings)
             classes = {name: cls for name, cls in self.server_classes.items() if self.placement.has(name)}
             self._coordinator.setup_servers(classes, settings, self._hooks, self.max_blocking)
             self._coordinator.start()
@@ -243,12 +269,16 @@ class Service:
             raise
         finally:
             self._start_over.set()
+        self._tell_endpoints()
+        return self
+
+    def _tell_endpoints(self) -> None:
+        """Log where the sockets are."""
         for name, endpoints in self._coordinator.endpoints.items():
             sockets = self.server_classes[name].description.sockets
             bound = {description.name for description in sockets.values() if description.binds}
             for socket, uris in endpoints.items():
                 log.info("%s.%s %s %s", name, socket, "is at" if socket in bound else "connects to", ", ".join(uris))
-        return self
 
     def wait(self) -> None:
         """Return when the service has been stopped. Raises `ServiceFailing` as soon as a server died for good."""

@@ -8,6 +8,7 @@ from .model import (
     ServerStatistics,
     SocketStatistics,
     merged,
+    together,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "SocketStatistics",
     "Timings",
     "merged",
+    "together",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ __all__ = [
     "ServerStatistics",
     "SocketStatistics",
     "merged",
+    "together",
 ]
 
 
@@ -90,13 +91,16 @@ class SocketStatistics(msgspec.Struct, kw_only=True):
 
 
 class ServerStatistics(msgspec.Struct, kw_only=True):
-    """Those of one server. `state` is starting, running, stopping or stopped; `restarts` counts how often it was
-    started again after it had died.
+    """Those of one server.
+
+    `state` is starting, running, stopping or stopped; `restarts` counts how often it was started again after it died.
+    `hub_delay` is how much later than it should its hub has come to run a timer.
     """
 
     type: str
     state: str = "running"
     restarts: int = 0
+    hub_delay: Histogram = msgspec.field(default_factory=Histogram)
     sockets: dict[str, SocketStatistics] = {}
 
 
@@ -105,7 +109,7 @@ class ProcessStatistics(msgspec.Struct, kw_only=True):
 
     `role` is run, worker, single or front. `instance` is its own among all processes that ever were. `started` and
     `taken`, when these figures were, are seconds since 1970; `cpu_seconds` is the processor's time that it has used,
-    `resident` its memory in bytes. `hub_delay` is how much later than it should the hub has come to run a timer.
+    `resident` its memory in bytes.
     """
 
     service: str
@@ -118,15 +122,24 @@ class ProcessStatistics(msgspec.Struct, kw_only=True):
     taken: float
     cpu_seconds: float = 0.0
     resident: int = 0
-    hub_delay: Histogram = msgspec.field(default_factory=Histogram)
     servers: dict[str, ServerStatistics] = {}
+
+    @property
+    def hub_delay(self) -> Histogram:
+        """Those of all hubs in the process."""
+        return sum((server.hub_delay for server in self.servers.values()), Histogram())
 
 
 def merged(processes: Iterable[ProcessStatistics]) -> dict[str, ServerStatistics]:
     """The servers of several processes, those of the same name as one: counts and histograms add up."""
+    return together(process.servers for process in processes)
+
+
+def together(several: Iterable[Mapping[str, ServerStatistics]]) -> dict[str, ServerStatistics]:
+    """The same for servers by name. What does not add up is as the first one has it."""
     servers: dict[str, ServerStatistics] = {}
-    for process in processes:
-        servers = _sum(servers, process.servers)
+    for one in several:
+        servers = _sum(servers, one)
     return servers
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
-from types import FrameType
-from typing import Any
-
 import gevent.hub
-import gevent.monkey
 import greenlet
 
-from ..transport.greenlets import IDLE, all_greenlets, is_active, main_of
+from ..control.stacks import stack, stacks
+from ..transport.greenlets import all_greenlets
 
 __all__ = ["all_stacks", "describe_greenlet", "live_greenlets"]
+
+_RUNNER = ("_pytest", "pluggy")  # what pytest has in front of a test
 
 
 def live_greenlets() -> set[greenlet.greenlet]:
@@ -31,7 +28,7 @@ def live_greenlets() -> set[greenlet.greenlet]:
 
 def describe_greenlet(one: greenlet.greenlet) -> str:
     """The greenlet and where it stands."""
-    return f"{one!r}, which is at\n{_stack(one.gr_frame)}"
+    return f"{one!r}, which is at\n{stack(one.gr_frame, _RUNNER)}"
 
 
 def all_stacks() -> str:
@@ -39,33 +36,4 @@ def all_stacks() -> str:
 
     The thread that calls this is left out.
     """
-    found = all_greenlets()
-    threads = {main_of(one): one.thread_ident for one in found if isinstance(one, gevent.hub.Hub)}
-    # The main greenlets are not known to the collector.
-    greenlets = {*threads, *(one for one in found if is_active(one))}
-    running = {threads.get(main_of(one)): _name(one) for one in greenlets if one.gr_frame is None}
-    me = gevent.monkey.get_original("_thread", "get_ident")()
-    parts = [
-        f"thread {ident:#x}{f', in {running[ident]},' if ident in running else ''} is at\n{_stack(frame)}"
-        for ident, frame in sys._current_frames().items()
-        if ident != me and frame.f_code is not IDLE
-    ]
-    waiting = [one for one in greenlets if one.gr_frame is not None and not isinstance(one, gevent.hub.Hub)]
-    parts += sorted(f"{_name(one)} is at\n{_stack(one.gr_frame)}" for one in waiting)
-    return "\n".join(parts)
-
-
-def _name(one: Any) -> str:
-    return "the main greenlet" if one.parent is None else f"greenlet {getattr(one, 'name', one)!r}"
-
-
-def _stack(frame: FrameType | None) -> str:
-    """The stack, without what pytest has in front of a test."""
-    if frame is None:
-        return "  not yet running\n"
-    frames = list(traceback.walk_stack(frame))
-    for number, (one, _) in enumerate(frames):
-        if number and one.f_globals.get("__name__", "").partition(".")[0] in ("_pytest", "pluggy"):
-            frames = frames[:number]
-            break
-    return "".join(traceback.StackSummary.extract(reversed(frames)).format())
+    return stacks(outside=_RUNNER)

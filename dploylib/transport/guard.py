@@ -25,6 +25,7 @@ from gevent.event import Event
 
 from ..errors import SocketClosed, TransientError
 from ..security import Gate, Identity, Peer
+from ..statistics import Connections
 from .complaints import Complaints
 from .descriptors import COUNTS_OCTETS, duplicate, octets_sent, shut_down, where_from
 from .monitor import SocketMonitor
@@ -80,7 +81,7 @@ class Guard:
 
     `refusals` counts them, by reason and address: '' for who was gone before anybody could see where from he came. Of
     too many different ones the rest is under the address "others". `revoked` are the ids of those who were put out, and
-    have not come in again.
+    have not come in again. `connections` counts what became of them.
     """
 
     def __init__(self, name: str, domain: bytes, gate: Gate, complaints: Complaints, handshake_seconds: float) -> None:
@@ -90,6 +91,7 @@ class Guard:
         self.refusals: Counter[tuple[str, str]] = Counter()
         self.revoked: set[str] = set()
         self.over = Event()  # nothing more is told of the connections
+        self.connections = Connections()
         self._monitor: SocketMonitor | None = None
         self._connections: dict[int, _Connection] = {}  # by descriptor
         self._places: dict[str, set[_Connection]] = {}  # by address, without its zone
@@ -240,6 +242,7 @@ class Guard:
             # It may be gone already, and what was wrong with it is told next.
             address, signature = ("", None) if connection is None else where_from(connection)
             self._connections[descriptor] = found = _Connection(descriptor, address, signature, due)
+            self.connections.opened += 1
             place = self._places.setdefault(_without_zone(address), set())
             place.add(found)
             found.ids |= self._early.get(_without_zone(address), set())
@@ -253,6 +256,7 @@ class Guard:
         connection = self._connections.pop(descriptor, None)
         if connection is None:
             return
+        self.connections.closed += 1
         address = connection.address
         place = self._places[_without_zone(address)]
         place.discard(connection)
@@ -266,6 +270,7 @@ class Guard:
         if key not in self.refusals and len(self.refusals) >= _MOST_REFUSALS:
             key = (reason, "others")
         self.refusals[key] += 1
+        self.connections.failed += 1
         somebody = f"{who and f'{who} at '}{address or 'somebody'}"
         # Whoever looks whether the port is open goes away like that, too.
         text, level = f"{self.name} refused {somebody}: {reason}", logging.WARNING

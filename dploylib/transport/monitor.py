@@ -11,13 +11,14 @@ from uuid import uuid4
 import zmq
 from zmq.backend import Socket as _CSocket
 
-from ..errors import SocketStateError
+from ..errors import SocketClosed, SocketStateError, TransientError
+from ..statistics import Connections
 from .socket import Socket
 
 if TYPE_CHECKING:
     from .context import Context
 
-__all__ = ["Link", "SocketEvent", "SocketMonitor", "monitor_endpoint"]
+__all__ = ["Link", "SocketEvent", "SocketMonitor", "count_connections", "monitor_endpoint"]
 
 _receive: Callable[..., Any] = _CSocket.recv  # below zmq.green and pyzmq's Python layer
 _DONTWAIT = int(zmq.DONTWAIT)
@@ -34,6 +35,8 @@ _WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_MONITOR_STOPPED
 )
+_FAILED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_COUNTED = zmq.EVENT_ACCEPTED | zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | _FAILED | zmq.EVENT_MONITOR_STOPPED
 
 
 class SocketEvent(NamedTuple):
@@ -66,11 +69,13 @@ class SocketMonitor:
     monitor that was there before hears "monitor_stopped" when it is bound.
     """
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Socket, events: int = _WATCHED) -> None:
         if socket.guard is not None:
             raise SocketStateError(f"cannot monitor {socket!r}: its monitor is needed for looking at who connects")
+        if socket.connection_count is not None:  # which is by another one
+            socket.connection_count.close()
         self._watched: Socket | None = socket
-        self._socket = _connected(monitor_endpoint(socket, _WATCHED), socket.context)
+        self._socket = _connected(monitor_endpoint(socket, events), socket.context)
 
     @classmethod
     def at(cls, endpoint: str, context: Context) -> SocketMonitor:
@@ -132,6 +137,44 @@ def _connected(endpoint: str, context: Context) -> Socket:
     socket.credentials = None
     socket.connect(endpoint)
     return socket
+
+
+class _ConnectionCount:
+    """Counts what becomes of the connections of a socket, as long as nobody else monitors it."""
+
+    def __init__(self, socket: Socket, counts: Connections) -> None:
+        self._counts = counts
+        self._monitor = SocketMonitor(socket, _COUNTED)
+        self._monitor.call_back(self._hear)
+
+    def _hear(self) -> None:
+        counts = self._counts
+        try:
+            events = self._monitor.drain()
+        except (SocketClosed, TransientError):
+            return
+        for event, _ in events:
+            if event == zmq.EVENT_DISCONNECTED:
+                counts.closed += 1
+            elif event & _FAILED:
+                counts.failed += 1
+            elif event == zmq.EVENT_MONITOR_STOPPED:
+                self.close()
+            else:
+                counts.opened += 1
+
+    def close(self) -> None:
+        """Count no more."""
+        self._monitor.close()
+
+
+def count_connections(socket: Socket) -> None:
+    """Let `socket.connections` count those by tcp and ipc from now on: before it is bound or connected.
+
+    A guard goes on with that when the socket gets one. Whoever makes a `SocketMonitor` for the socket ends it.
+    """
+    socket.connections = counts = Connections()
+    socket.connection_count = _ConnectionCount(socket, counts)
 
 
 class Link:

@@ -13,6 +13,7 @@ import zmq.green
 from gevent.pool import Pool
 
 from ..errors import ServiceStateError
+from ..handling import forget
 from .receive_loop import SocketHandler
 from .socket import Socket
 
@@ -75,6 +76,7 @@ class PollLoop:
         for socket, handler in readable:
             contextvars.copy_context().run(handler, socket)  # so that no message knows what another one has set
         self._handling = False
+        forget()  # the last message: this greenlet may be that of the user
         self._raise_failure()
         return len(readable)
 

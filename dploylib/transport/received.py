@@ -52,6 +52,11 @@ class ReceivedData:
         return self.envelope.id
 
     @property
+    def request_id(self) -> str | int | None:
+        """What its caller calls the request. None if it did not say."""
+        return None if self.metadata is None else self.metadata.request_id
+
+    @property
     def mimetype(self) -> str:
         """The envelope's mimetype."""
         return self.envelope.mimetype

@@ -43,6 +43,7 @@ from .spawning import new_lock
 from .waiting import GreenWaiter, TimeIsUp, waiter_for
 
 if TYPE_CHECKING:
+    from ..statistics import Connections
     from .context import Context
     from .guard import Guard
 
@@ -120,8 +121,9 @@ class Socket(Sender):
     Every send and receive takes `timeout`, in seconds; None is what `set_option("rcvtimeo" / "sndtimeo", ...)` says,
     which is for ever unless set. 0 does not wait at all.
 
-    `sent` and `received` count messages, and `dropped` those that are known to be lost: on a ROUTER what was for a peer
-    that is gone, and on publishers what `count_drops` says.
+    `sent` and `received` count messages, `bytes_sent` and `bytes_received` their last frames, the bodies, and `dropped`
+    those that are known to be lost: on a ROUTER what was for a peer that is gone, and on publishers what `count_drops`
+    says.
     """
 
     def __init__(self, zmq_socket: zmq.Socket[bytes], zmq_context: Context | zmq.Context[Any]) -> None:
@@ -150,10 +152,14 @@ class Socket(Sender):
         self.credentials: Credentials | None = None  # what later binds and connects are secured by
         self.name = ""  # what the log calls it
         self.guard: Guard | None = None  # of a bound socket that does not let everybody in
+        self.connections: Connections | None = None  # where somebody counts them, see `count_connections`
+        self.connection_count: Any = None  # who does, by a monitor
         self.closes_itself = False  # in its time, which is after that of a context that goes on
         self.subscribed = False  # whether a subscription was ever made
         self.sent = 0
+        self.bytes_sent = 0
         self.received = 0
+        self.bytes_received = 0
         self.dropped = 0
         self._context._add(self)
 
@@ -482,6 +488,8 @@ class Socket(Sender):
             if not self.green:
                 raise SecurityError(f"{self!r} blocks its thread, and cannot look at who connects; use Context.new()")
             self.guard = self._context.authenticator.guard(self, gate)
+            if self.connections is not None:
+                self.connections = self.guard.connections
             self._read = knowing_reader_for(self._type)
         if self.guard is not None:
             # Without the second one, libzmq would let everybody in whenever nobody answers.
@@ -599,6 +607,7 @@ class Socket(Sender):
                 raise TypeError(f"a frame must be contiguous in memory, and {frame!r} is not")
         if not frames:
             raise TypeError("a message needs at least one frame")
+        size = len(frames[-1])
         if self._pack is not None:
             frames = self._pack(frames)
         waiter = self._waiter
@@ -619,6 +628,7 @@ class Socket(Sender):
         if self._deaf:
             self._deaf.discard(bytes(frames[0]))
         self.sent += 1
+        self.bytes_sent += size
 
     def send_at_once(self, frames: Sequence[Any]) -> bool:
         """Send a message that can be sent without waiting; False, and nothing of it was sent, when it would have to.
@@ -634,6 +644,7 @@ class Socket(Sender):
             self.dropped += isinstance(translated, Unroutable)
             raise translated from error
         self.sent += 1
+        self.bytes_sent += len(frames[-1])
         return True
 
     def _send_now(self, frames: Sequence[Any]) -> bool:
@@ -821,6 +832,7 @@ class Socket(Sender):
             assert frames is not None
         self._next = None
         self.received += 1
+        self.bytes_received += len(frames[-1])
         if len(frames) > self._most_frames:
             raise MalformedEnvelope(f"more than the {self._max_frames} frames that are taken", frames)
         if copy and type(frames[-1]) is not bytes:
@@ -858,6 +870,8 @@ class Socket(Sender):
         """
         if self._type == "sub":
             linger = 0  # all that a SUB can have queued are subscriptions to a peer that is not there
+        if self.connection_count is not None:
+            self.connection_count.close()
         if not self.closed:
             milliseconds = None if linger is None else _linger_value(linger)
             self._free_inproc_names()

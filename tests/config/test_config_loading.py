@@ -105,16 +105,14 @@ def test_a_byte_order_mark_is_no_problem(tmp_path):
 @pytest.mark.parametrize("text", ["", "# nothing but a comment", "---", "null"])
 def test_an_empty_configuration_says_what_was_expected(text):
     assert problem(text).endswith(
-        "the configuration is empty, expected a mapping with the keys servers, supervision, security, daemon, settings "
-        "and general"
+        "the configuration is empty, expected a mapping with the keys servers, supervision, security, daemon, "
+        "monitoring, settings and general"
     )
 
 
 def test_a_list_at_the_top_is_a_problem():
-    assert (
-        problem("- servers")
-        == "string:1: found list, expected mapping (servers, supervision, security, daemon, monitoring, settings, general)"
-    )
+    sections = "servers, supervision, security, daemon, monitoring, settings, general"
+    assert problem("- servers") == f"string:1: found list, expected mapping ({sections})"
 
 
 # YAML ----------------------------------------------------------------------------------------------------------

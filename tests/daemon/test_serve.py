@@ -215,7 +215,7 @@ def test_a_reload_brings_the_new_code_and_the_new_configuration(tmp_path, balanc
     configuration = configured({"told": {}}, general={"greeting": "hello"})
     with RunningDaemon(tmp_path, "-w", "2", "--balance", balance, configuration=configuration) as daemon:
         before = daemon.processes()
-        daemon.service.write_text(daemon.service.read_text().replace('VERSION = "1"', 'VERSION = "2"'))
+        daemon.new_version("2")
         daemon.configure(configuration | {"general": {"greeting": "good day"}})
         daemon.reload()
         wait_until(lambda: len(daemon.processes(generation=2)) == 2 and len(daemon.processes(state="leaving")) == 0)
@@ -368,7 +368,7 @@ def test_the_front_is_as_it_was_until_a_reload_that_changes_the_balance_succeeds
         wait_until(lambda: len(daemon.status()["workers"]) == 2 + len(fronts))
         assert {version for version, _ in daemon.askers()} == {"1"}
         assert daemon.processes("front") == fronts
-        daemon.service.write_text(text.replace('VERSION = "1"', 'VERSION = "2"'))
+        daemon.new_version("2")
         daemon.reload()
         roles = sorted(["worker", "worker", *(["front"] if other == "messages" else [])])
         wait_until(lambda: sorted(one["role"] for one in daemon.status()["workers"]) == roles)
@@ -382,7 +382,7 @@ def test_code_that_changes_is_reloaded_while_one_develops(tmp_path):
         daemon.service.write_text("def (:")
         os.utime(daemon.service, (ahead, ahead))
         daemon.wait_logged("not reloaded")
-        daemon.service.write_text((ROOT / "tests/daemon/daemon_target.py").read_text().replace('"1"', '"2"'))
+        daemon.new_version("2")
         os.utime(daemon.service, (ahead + 5, ahead + 5))
         wait_until(lambda: daemon.ask().startswith("2 "))
         assert daemon.log.count("reloading: checking") == 2  # though each worker tells of it, again and again
@@ -474,7 +474,7 @@ def test_a_second_arbiter_takes_the_place_of_the_first(tmp_path, balance):
     with RunningDaemon(tmp_path, "-w", "2", "--balance", balance) as daemon:
         first, front = daemon.process, daemon.processes("front")
         endpoint = daemon.endpoint()
-        daemon.service.write_text(daemon.service.read_text().replace('VERSION = "1"', 'VERSION = "2"'))
+        daemon.new_version("2")
         daemon.send(signal.SIGUSR2)
         second = wait_until(lambda: daemon.status()["pid"] not in (0, first.pid) and daemon.status()["pid"])
         wait_until(lambda: daemon.status()["pid"] == second and len(daemon.processes()) == 2)

@@ -462,11 +462,11 @@ def test_all_paths_may_be_relative_to_a_relative_directory_which_it_changes_to(t
     options = ("-w", "2", "--log-file", "the.log")
     with RunningDaemon(tmp_path, *options, chdir="link" if link else "app", environment=environment) as daemon:
         daemon.log_file = tmp_path / "app/the.log"
-        first, version = daemon.process, 'VERSION = "{}"'
-        daemon.service.write_text(daemon.service.read_text().replace(version.format(1), version.format(2)))
+        first = daemon.process
+        daemon.new_version("2")
         daemon.reload()
         wait_until(lambda: len(daemon.processes(generation=2)) == 2 and {one for one, _ in daemon.askers()} == {"2"})
-        daemon.service.write_text(daemon.service.read_text().replace(version.format(2), version.format(3)))
+        daemon.new_version("3")
         daemon.send(signal.SIGUSR2)
         second = wait_until(lambda: len(daemon.statuses()) == 2 and daemon.status()["pid"])
         daemon.wait_logged("ready: ", 2)

@@ -214,7 +214,7 @@ def test_a_log_of_messages_is_there_to_be_used(hooked, peer, caplog):
         client.ask(b"id 1", b"text/plain", b"good")
         client.ask(b"", b"text/plain", b"raise")
         client.ask(b"malformed")
-    lines = [record.getMessage() for record in caplog.records if record.name == "dploylib.servers.hooks"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "dploylib.access"]
     assert len(lines) == 3
     assert lines[0].startswith("tested.rep handled text/plain of 4 bytes with id 'id 1' in ")
     assert lines[1].startswith("tested.rep did not handle text/plain of 5 bytes: KeyError after ")

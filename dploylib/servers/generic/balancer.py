@@ -13,6 +13,7 @@ import msgspec
 from gevent.event import AsyncResult
 
 from ...errors import InvalidData, ShuttingDown, WorkerLost
+from ...handling import traceparent
 from ...transport import Envelope, Metadata, Problem, ReceivedData
 from ...transport.problems import is_problem, problem_of
 from ..declare import bind_in
@@ -29,13 +30,14 @@ class BalancerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Request:
-    __slots__ = ("attempts", "outcome", "received", "worker")
+    __slots__ = ("attempts", "outcome", "received", "traceparent", "worker")
 
     def __init__(self, received: ReceivedData) -> None:
         self.received = received
         self.outcome: AsyncResult[Envelope | Problem] = AsyncResult()
         self.worker: bytes | None = None
         self.attempts = 0
+        self.traceparent = traceparent()
 
 
 class BalancerServer(JobServer):
@@ -118,5 +120,5 @@ def _metadata(number: int, request: _Request) -> Metadata:
     """What a worker is told about a request."""
     received = request.received
     left = None if received.deadline is None else (received.deadline - time.monotonic()) * 1000
-    trace = None if received.metadata is None else received.metadata.traceparent
-    return Metadata(number, left, trace, request.attempts)
+    sent_at = None if received.metadata is None else received.metadata.sent_at
+    return Metadata(number, left, request.traceparent, request.attempts, sent_at)

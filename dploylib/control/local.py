@@ -1,0 +1,89 @@
+"""The figures of a service that runs in this process."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+from uuid import uuid4
+
+from .. import __version__
+from ..services.lifecycle import State
+from ..statistics import ProcessStatistics, ServerStatistics
+from .memory import resident_memory
+from .source import Health
+
+__all__ = ["Local", "Running"]
+
+_BLOCKED = 30.0  # seconds for which a hub may not have run, as gunicorn's timeout has it
+
+
+class Running(Protocol):
+    """What runs in this process: a `Service`, or something that tells of itself as one does."""
+
+    server_classes: Mapping[str, type[Any]]
+    servers: Mapping[str, Any]
+    settings: Any
+    state: State
+
+    def statistics(self) -> dict[str, ServerStatistics]:
+        """What is known of each server, by name."""
+
+
+class Local:
+    """A `Source` of what runs in this process, from any thread. `role` is what the process is to the service."""
+
+    def __init__(self, service: Any, name: str, role: str = "run") -> None:
+        self.service: Running = service
+        self.name = name
+        self.role = role
+        self.pid = os.getpid()
+        self.instance = uuid4().hex
+        self.started = time.time()
+
+    @property
+    def state(self) -> str:
+        """What the service is doing: starting, running, stopping or stopped."""
+        state = self.service.state
+        return "starting" if state is State.NEW else state.value
+
+    def statistics(self) -> list[ProcessStatistics]:
+        """What there is to be known now."""
+        return [
+            ProcessStatistics(
+                service=self.name,
+                role=self.role,
+                pid=self.pid,
+                instance=self.instance,
+                version=__version__,
+                state=self.state,
+                started=self.started,
+                taken=time.time(),
+                cpu_seconds=time.process_time(),
+                resident=resident_memory(),
+                servers=self.service.statistics(),
+            )
+        ]
+
+    def health(self) -> Health:
+        """Whether it runs, all of its servers do, and their hubs, too."""
+        why = [] if self.state == "running" else [f"the service is {self.state}"]
+        for name, server in self.service.statistics().items():
+            if self.state == "running" and server.state != "running":
+                why.append(f"server {name} is {server.state}")
+        blocked = self._blocked()
+        return Health(alive=not blocked, ready=not (why or blocked), state=self.state, why=why + blocked)
+
+    def _blocked(self) -> list[str]:
+        now = time.monotonic()
+        silent = {
+            name: now - server.hub_ran_at
+            for name, server in self.service.servers.items()
+            if server.hub_ran_at is not None and server.state in ("running", "stopping")
+        }
+        return [
+            f"the hub of server {name} has not run for {seconds:.0f} s"
+            for name, seconds in silent.items()
+            if seconds > _BLOCKED
+        ]

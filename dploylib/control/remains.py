@@ -1,0 +1,68 @@
+"""What processes have counted that have ended since: the counts of a service do not go back when a worker is replaced.
+
+A process that ends adds what it has counted to a file in the run directory. One that was killed cannot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from ..statistics import Connections, ProcessStatistics, ServerStatistics, together
+
+__all__ = ["Remains", "add_remains", "at_rest", "read_remains"]
+
+_FILE, _LOCK = "ended.json", "ended.lock"
+_MOST = 1000  # instances that are known by name; whoever asked before the first of them ended asks too rarely
+
+
+class Remains(msgspec.Struct, kw_only=True):
+    """What processes have counted that have ended, and their instances, the latest last."""
+
+    instances: list[str] = []
+    servers: dict[str, ServerStatistics] = {}
+
+
+def add_remains(run_dir: str, ended: ProcessStatistics) -> None:
+    """Add what a process has counted that is about to end. Raises `OSError` where that cannot be written."""
+    with _locked(run_dir):
+        remains = read_remains(run_dir)
+        remains.instances = [*remains.instances, ended.instance][-_MOST:]
+        remains.servers = at_rest([remains.servers, ended.servers])
+        path = os.path.join(run_dir, _FILE)
+        with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(remains))
+        os.replace(f"{path}.new", path)
+
+
+def read_remains(run_dir: str) -> Remains:
+    """What was added until now."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError), open(os.path.join(run_dir, _FILE), "rb") as file:
+        return msgspec.json.decode(file.read(), type=Remains)
+    return Remains()
+
+
+def at_rest(several: Iterable[dict[str, ServerStatistics]]) -> dict[str, ServerStatistics]:
+    """The servers of processes that have ended as those of one: nothing is in flight, and nobody connected."""
+    servers = together(several)
+    for server in servers.values():
+        server.state = "stopped"
+        for socket in server.sockets.values():
+            socket.handled = socket.received
+            if socket.connections is not None:
+                counts = socket.connections
+                socket.connections = Connections(opened=counts.opened, closed=counts.opened, failed=counts.failed)
+    return servers
+
+
+@contextlib.contextmanager
+def _locked(run_dir: str) -> Iterator[None]:
+    with open(
+        os.open(os.path.join(run_dir, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    ) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
