@@ -212,8 +212,9 @@ class TopScreen(App[None]):
             ready = health.ready and bool(processes)
             why = "; ".join(health.why) or (health.state if processes else "no process answers")
             headline.append("ready" if ready else f"not ready: {why}", style="green" if ready else "red")
-            headline.append(f", {processes} process{'' if processes == 1 else 'es'}")
-            headline.append(f", {number(self._view.total.in_flight)} in flight")
+            if processes:
+                headline.append(f", {processes} process{'' if processes == 1 else 'es'}")
+                headline.append(f", {number(self._view.total.in_flight)} in flight")
         if self._paused:
             headline.append("  paused", style="yellow")
         self.query_one("#headline", Static).update(headline)
