@@ -74,6 +74,9 @@ class Machine:
     def log(self, process: "subprocess.Popen[bytes]") -> str:
         return (self.directory / f"log{self.processes.index(process)}").read_text()
 
+    def endpoint(self, process: "subprocess.Popen[bytes]") -> str:
+        return self.log(process).partition("echo.request is at ")[2].split()[0]
+
     def run(self, *options: str, **environment: str) -> "subprocess.Popen[bytes]":
         """`dploylib run`, which is ready."""
         process = self.start("-m", "dploylib", "run", "parrot", "-c", "config.yaml", *options, **environment)
@@ -288,6 +291,18 @@ def test_stats_adds_up_all_processes(machine):
     assert row.split()[:6] == ["echo.request", "rep", "400", "0", "20", "4"]
     assert "echo.request: 20 failed\n" in done.stdout
     assert "echo.request: last error: ValueError: no\\nseed\n" in done.stdout
+
+
+def test_a_service_that_run_runs_tells_of_itself(machine):
+    service = machine.run()
+    assert machine.do("call", machine.endpoint(service), "hello").stdout == "hello\n"
+    assert machine.do("health").stdout == f"parrot ({service.pid}): ready\n"
+    [process] = json.loads(machine.do("stats", "--json").stdout)["processes"]
+    assert (process["pid"], process["role"]) == (service.pid, "run")
+    assert process["servers"]["echo"]["sockets"]["request"]["received"] == 1
+    assert "server echo" in machine.do("stacks").stdout
+    assert machine.do("loglevel", "error").stdout == f"process {service.pid}: error, was info\n"
+    assert f"run {service.pid}" in machine.do("top", "--once", "--interval", "0.1").stdout
 
 
 def test_processes_that_do_not_answer_are_told_and_the_others_shown(machine):

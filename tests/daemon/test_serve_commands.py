@@ -67,3 +67,21 @@ def test_of_an_upgrade_one_arbiter_can_be_stopped_by_its_pid_file(tmp_path):
         assert done.stdout == f"parrot ({second}): stopped\n"
         assert [one["pid"] for one in daemon.statuses()] == [daemon.process.pid]
         assert daemon.ask().endswith(" x")
+
+
+def test_what_it_tells_is_that_of_all_its_processes(tmp_path):
+    with RunningDaemon(tmp_path, "-w", "2", "-n", "parrot") as daemon:
+        daemon.askers()
+        assert do(daemon, "health").stdout.splitlines()[0] == f"parrot ({daemon.process.pid}): ready"
+        told = json.loads(do(daemon, "stats", "--json").stdout)
+        assert told["servers"]["echo"]["sockets"]["request"]["received"] == 10
+        workers = daemon.processes()
+        assert {one["pid"] for one in told["processes"] if one["role"] == "worker"} == set(workers)
+        stacks = do(daemon, "stacks").stdout
+        levels = do(daemon, "loglevel", "parrot", "warning").stdout
+        for pid in workers:
+            assert f"process {pid} of parrot:\n" in stacks
+            assert f"process {pid}: warning, was info\n" in levels
+        shown = do(daemon, "top", "--once", "--interval", "0.1").stdout
+        assert "echo.request" in shown
+        assert all(f"worker {pid}" in shown for pid in workers)
