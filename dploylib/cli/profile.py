@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .parameters import PROFILE, SECONDS
+from .services import answers_of, selection, the_service
 
 if TYPE_CHECKING:
     from ..services import Service
 
 __all__ = ["command", "profiled"]
 
+_PATIENCE = 10.0  # seconds for the answer, which is large
+
 
 @click.command("profile", epilog="Example: dploylib profile echo --seconds 30 -o echo.html")
-@click.argument("name")
+@selection
 @click.option("--seconds", type=SECONDS, default=10, show_default=True, help="How long to look.")
 @click.option(
     "-o",
@@ -28,24 +31,24 @@ __all__ = ["command", "profiled"]
     help="Where to write it: .html is a page for the browser, .json is for speedscope.app, .txt is text. Without it, "
     "text goes to stdout.",
 )
-def command(name: str, seconds: float, output: Path | None) -> None:
+def command(name: str | None, pidfile: str | None, run_dir: str | None, seconds: float, output: Path | None) -> None:
     """Show where the time of a running service goes, as a flame graph: by greenlet, with its server and socket.
 
-    All processes of the service are sampled at once. Meanwhile a message costs them about twice its time.
+    NAME is the name of the service, or its process id; it may be left out where only one runs. All of its processes are
+    sampled at once. Meanwhile a message costs them about twice its time.
     """
     from ..control.profiling import Session, render
 
-    sessions = {process: Session.from_json(value) for process, value in _ask(name, seconds).items()}
+    service = the_service(name, pidfile, run_dir)
+    sessions = {
+        f"process {answer.pid}": Session.from_json(answer.value)
+        for answer in answers_of(service, "PROFILE", {"seconds": seconds}, timeout=seconds + _PATIENCE)
+    }
     text = render(sessions, ".txt" if output is None else output.suffix)
     if output is None:
         click.echo(text)
     else:
         output.write_text(text, encoding="utf-8")
-
-
-def _ask(name: str, seconds: float) -> dict[str, dict[str, Any]]:
-    """What `profile(seconds).to_json()` is in each process of the service of this name, by what to call the process."""
-    raise NotImplementedError("there is no control server to ask")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-__all__ = ["MonitoringSettings", "http_address"]
+__all__ = ["MonitoringSettings", "address_of", "http_address"]
 
 _ADDRESS = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s/]+)?:)?(\d{1,5})")
 
@@ -19,6 +19,11 @@ def http_address(text: str) -> tuple[str, int] | None:
     if found is None or int(found[2]) > 65535:
         return None
     return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
+
+
+def address_of(monitoring: MonitoringSettings) -> tuple[str, int] | None:
+    """Host and port of the HTTP side; None where there is to be none."""
+    return None if monitoring.http is None else http_address(str(monitoring.http))
 
 
 def _address_flaw(address: object) -> str | None:

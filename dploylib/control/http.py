@@ -117,7 +117,7 @@ class _Connection(WSGIHandler):
     client_address: Any
 
     def handle(self) -> None:
-        with contextlib.suppress(OSError):  # when the client is gone before it is told that it asked wrongly
+        with contextlib.suppress(OSError):  # the client is gone before it is told that it asked wrongly
             super().handle()
 
     def handle_one_request(self) -> Any:
@@ -148,8 +148,6 @@ class _Connection(WSGIHandler):
         self.close_connection = True
 
     def _handle_client_error(self, ex: Any) -> Any:
-        if isinstance(ex, OSError):  # the client is gone
-            return None
         return super()._handle_client_error(  # type: ignore[misc] # a hook, though its name is private
             ex if isinstance(ex, ValueError) else ValueError(repr(ex))
         )

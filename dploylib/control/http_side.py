@@ -7,14 +7,14 @@ import socket
 from collections.abc import Iterator
 from typing import ClassVar
 
-from ..config import MonitoringSettings, Settings
-from ..config.monitoring import http_address
+from ..config import Settings
+from ..config.monitoring import address_of
 from ..servers import Server
 from ..services import Service
 from .aside import Aside
 from .source import Source
 
-__all__ = ["address_of", "http_side"]
+__all__ = ["http_side"]
 
 
 class _HTTPSide(Server):
@@ -33,16 +33,11 @@ class _HTTPSide(Server):
         self._http.stop()
 
 
-def address_of(monitoring: MonitoringSettings) -> tuple[str, int] | None:
-    """Host and port of the HTTP side; None where there is to be none."""
-    return None if monitoring.http is None else http_address(str(monitoring.http))
-
-
 @contextlib.contextmanager
 def http_side(service: Service, source: Source) -> Iterator[None]:
-    """Within it, each start of a service opens its HTTP side, if its configuration has one; it tells what `source` does.
+    """Within it, each start of a service opens its HTTP side, if its configuration has one.
 
-    Where it cannot listen, the start raises `AddressInUse` or `EndpointError`.
+    It tells what `source` tells. Where it cannot listen, the start raises `AddressInUse` or `EndpointError`.
     """
     with contextlib.ExitStack() as stack:
 

@@ -21,9 +21,13 @@ _MOST = 1000  # instances that are known by name; whoever asked before the first
 
 
 class Remains(msgspec.Struct, kw_only=True):
-    """What processes have counted that have ended, and their instances, the latest last."""
+    """What processes have counted that have ended. `started` is when the first of them did.
+
+    `instances` are theirs, the latest last.
+    """
 
     instances: list[str] = []
+    started: float = 0.0
     servers: dict[str, ServerStatistics] = {}
 
 
@@ -33,6 +37,7 @@ def add_remains(run_dir: str, ended: ProcessStatistics) -> None:
         remains = read_remains(run_dir)
         remains.instances = [*remains.instances, ended.instance][-_MOST:]
         remains.servers = at_rest([remains.servers, ended.servers])
+        remains.started = min(remains.started or ended.started, ended.started)
         path = os.path.join(run_dir, _FILE)
         with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
             file.write(msgspec.json.encode(remains))

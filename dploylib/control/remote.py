@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 
 from .. import __version__
 from ..statistics import ProcessStatistics, ServerStatistics
-from .asking import ask
+from .asking import Answer, ask
+from .finding import running_in
 from .remains import at_rest, read_remains
 from .source import Health
 
-__all__ = ["Remote"]
+__all__ = ["SILENT", "Remote"]
 
+SILENT = 10.0
+"""Seconds. An arbiter writes its status every second, and rarely waits for longer than a few."""
+
+_NOBODY = Answer(0, None, "nobody can be asked")
 _PATIENCE = 0.5  # seconds for which a process may be silent
 
 
@@ -33,12 +39,13 @@ class Remote:
         for instance in remains.instances:
             self._last.pop(instance, None)
         here = [one for instance, one in self._last.items() if instance in answered or one.pid in silent]
-        killed = [one.servers for one in self._last.values() if one not in here]
-        gone = at_rest([remains.servers, *killed])
+        killed = [one for one in self._last.values() if one not in here]
+        gone = at_rest([remains.servers, *(one.servers for one in killed)])
+        started = min(filter(None, [remains.started, *(one.started for one in killed)]), default=0.0)
         here.sort(key=lambda one: one.role == "front")  # last, since it is none of the servers
-        return [*here, *([self._gone(gone)] if gone else [])]
+        return [*here, *([self._gone(gone, started)] if gone else [])]
 
-    def _gone(self, servers: dict[str, ServerStatistics]) -> ProcessStatistics:
+    def _gone(self, servers: dict[str, ServerStatistics], started: float) -> ProcessStatistics:
         return ProcessStatistics(
             service=self.name,
             role="gone",
@@ -46,22 +53,28 @@ class Remote:
             instance="gone",
             version=__version__,
             state="stopped",
-            started=0.0,
+            started=started,
             taken=time.time(),
             servers=servers,
         )
 
     def health(self) -> Health:
-        """How it is, as its processes say."""
-        answers = ask(self.run_dir, "HEALTH", kind=Health, timeout=_PATIENCE)
-        if not answers:
-            return Health(alive=False, ready=False, state="stopped", why=["no process of the service is running"])
-        why = [f"process {one.pid}: {one.error}" for one in answers if one.error]
-        healths = [one.value for one in answers if not one.error]
-        why += [reason for one in healths for reason in one.why]
-        return Health(
-            alive=any(one.alive for one in healths),
-            ready=any(one.ready for one in healths),
-            state=next((one.state for one in healths if one.ready), healths[0].state if healths else "stopped"),
-            why=why,
-        )
+        """How it is, as its processes say; what `dploylib serve` runs, as its arbiter does."""
+        try:
+            leaders = running_in(self.run_dir)
+        except OSError:
+            leaders = []
+        if not leaders:
+            return Health(alive=False, ready=False, state="stopped", why=["the service is not running"])
+        if any(one.get("mode") == "run" for one in leaders):
+            [answer] = ask(self.run_dir, "HEALTH", kind=Health, timeout=_PATIENCE)[:1] or [_NOBODY]
+            if not answer.error:
+                return cast(Health, answer.value)
+            return Health(alive=True, ready=False, state="running", why=[answer.error])
+        silent = {one["pid"]: time.time() - one["written"] for one in leaders}
+        why = [f"the arbiter {pid} has said nothing for {age:.0f} s" for pid, age in silent.items() if age > SILENT]
+        states = [one["state"] for one in leaders]
+        ready = not why and any(state in ("ready", "reloading") for state in states)
+        if not ready and not why:
+            why = [f"the service is {states[-1]}"]
+        return Health(alive=True, ready=ready, state="running" if ready else states[-1], why=why)

@@ -25,7 +25,7 @@ from .notifying import Notifier
 from .pid_files import check_pid_file, remove_pid_file
 from .planning import Plan
 from .reloading import Reload
-from .worker import FRONT, SINGLE, WORKER, Worker, set_title
+from .worker import FRONT, MONITOR, SINGLE, WORKER, Worker, set_title
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -182,7 +182,7 @@ class Arbiter(arbiter.Arbiter):
             worker.hear()
         self.front.keep()
         self._go_on_reloading()
-        for role in (WORKER, SINGLE):
+        for role in (MONITOR, WORKER, SINGLE):  # who asks whether it is ready is to be answered from the beginning
             self._keep(role)
         self._kill_overdue()
         self._write_status()  # before anybody is told to look
@@ -194,6 +194,8 @@ class Arbiter(arbiter.Arbiter):
         """How many processes of a role there should be."""
         if role == WORKER:
             return self.num_workers if self.plan.shared else 0
+        if role == MONITOR:
+            return 1 if self.plan.http else 0
         return 1 if self.plan.single and self.num_workers else 0
 
     def of(self, role: str) -> list[Worker]:
@@ -205,8 +207,14 @@ class Arbiter(arbiter.Arbiter):
         return [
             worker
             for worker in self.of(role)
-            if worker.generation == self.generation and worker.told_at is None and not worker.spent
+            if self._is_up_to_date(worker) and worker.told_at is None and not worker.spent
         ]
+
+    def _is_up_to_date(self, worker: Worker) -> bool:
+        """Whether a process is what it would be if it was started now. What a monitor remembers outlives reloads."""
+        if worker.role == MONITOR:
+            return worker.plan.http == self.plan.http
+        return worker.generation == self.generation
 
     def _keep(self, role: str) -> None:
         """Let there be as many processes of this role as are wanted: new ones are ready before old ones stop.
@@ -235,7 +243,7 @@ class Arbiter(arbiter.Arbiter):
         return sum(worker.state == "ready" for worker in self.current(role)) >= self.wanted(role)
 
     def _is_ready(self) -> bool:
-        return (self.front.is_there or not self.plan.lanes) and self.has_ready(WORKER) and self.has_ready(SINGLE)
+        return (self.front.is_there or not self.plan.lanes) and all(map(self.has_ready, (WORKER, SINGLE, MONITOR)))
 
     @property
     def may_start(self) -> bool:
@@ -473,6 +481,7 @@ class Arbiter(arbiter.Arbiter):
             self.notifier.hand_over(self.reexec_pid)
         else:
             self._tell_systemd("STOPPING=1\nSTATUS=stopping")
+        self._write_status("stopping")
         self._end_processes(graceful)
         self._stop_listening_at_all()
 
@@ -495,6 +504,8 @@ class Arbiter(arbiter.Arbiter):
         until = time.monotonic() + (self.cfg.graceful_timeout + _CLOSING_TIME if graceful else _QUICK_TIME)
         self._tell_all(signal.SIGTERM if graceful else signal.SIGQUIT)
         while self.WORKERS and time.monotonic() < until:
+            if all(worker.role == MONITOR for worker in self.WORKERS.values()):  # which tells how the others stop
+                self._tell_all(signal.SIGTERM, MONITOR)
             for number in self.wait_for_signals(0.1):
                 if graceful and number in (signal.SIGINT, signal.SIGQUIT):
                     self.log.info("stopping at once")
@@ -509,10 +520,11 @@ class Arbiter(arbiter.Arbiter):
             self.reap_workers()
             time.sleep(0.01)
 
-    def _tell_all(self, number: signal.Signals) -> None:
-        for worker in list(self.WORKERS.values()):
-            worker.told_at = worker.told_at or time.monotonic()
-            self.kill_worker(worker.pid, number)
+    def _tell_all(self, number: signal.Signals, *roles: str) -> None:
+        for worker in [one for one in self.WORKERS.values() if one.role in (roles or (WORKER, SINGLE, FRONT))]:
+            if worker.told_at is None or not roles:
+                worker.told_at = worker.told_at or time.monotonic()
+                self.kill_worker(worker.pid, number)
 
     # What it says ----------------------------------------------------------------------------------------------
 
@@ -529,9 +541,10 @@ class Arbiter(arbiter.Arbiter):
             self.notifier.say(state)
         self.notifier.feed()
 
-    def _write_status(self) -> None:
+    def _write_status(self, state: str = "") -> None:
         """Write what `dploylib status` reads."""
-        state = "reloading" if self._reload is not None else "ready" if self._is_ready() else "starting"
+        if not state:
+            state = "reloading" if self._reload is not None else "ready" if self._is_ready() else "starting"
         status = {
             "name": self.cfg.proc_name,
             "mode": "serve",

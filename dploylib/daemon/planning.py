@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..config.daemon import DaemonSettings
+from ..config.monitoring import address_of
 from ..errors import ConfigurationError, ConfigurationProblem
 from .lane import Lane
 from .listeners import Listening
@@ -48,6 +49,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The endpoints at which sockets listen."""
     lanes: list[Lane]
     """The sockets whose connections a front has."""
+    http: tuple[str, int] | None
+    """Where the HTTP side is; None where there is none."""
     digests: dict[str, str]
     """What each setting is, by dotted path, in a way that shows only whether it has changed."""
 
@@ -83,6 +86,7 @@ def make_plan(service: Service, settings: Settings, given: Mapping[str, Any]) ->
         single=[name for name in service.server_classes if name in placing.single],
         listening=placing.listening,
         lanes=placing.lanes,
+        http=address_of(settings.configuration.monitoring),
         digests=dict(_digests(msgspec.to_builtins(settings.configuration), ())),
     )
 

@@ -14,7 +14,7 @@ from ..errors import DployError
 from .changes import Change, changes, kept
 from .checking import Checking
 from .planning import Plan
-from .worker import SINGLE, WORKER
+from .worker import MONITOR, SINGLE, WORKER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +78,7 @@ class Reload:
         if self._failed:
             self._roll_back()
             return True
-        if not self._arbiter.has_ready(WORKER):
+        if not (self._arbiter.has_ready(WORKER) and self._arbiter.has_ready(MONITOR)):
             return False
         self.holds_single = False
         if any(one.generation != self._arbiter.generation for one in self._arbiter.of(SINGLE)):

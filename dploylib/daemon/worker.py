@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .listeners import Listener
     from .planning import Plan
 
-__all__ = ["FRONT", "SINGLE", "WORKER", "Code", "Worker", "front_control", "set_title"]
+__all__ = ["FRONT", "MONITOR", "SINGLE", "WORKER", "Code", "Worker", "front_control", "set_title"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ SINGLE = "single"
 """That of the process with the servers of which there is one."""
 FRONT = "front"
 """That of the process that has the connections."""
+MONITOR = "monitor"
+"""That of the process with the HTTP side of the service."""
 
 _REPORTING = 1.0  # seconds between two reports
 _SHORTEST_BEAT = 0.05
@@ -66,7 +68,7 @@ class Code(Protocol):
 class Worker(base.Worker):
     """A process of a daemon: what it is to the arbiter, and, after the fork, what it does.
 
-    `role` is WORKER, SINGLE or FRONT. `generation` counts reloads. `report` has what it said last.
+    `role` is WORKER, SINGLE, FRONT or MONITOR. `generation` counts reloads. `report` has what it said last.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -138,6 +140,9 @@ class Worker(base.Worker):
             return
         code: Code = self.app.code
         try:
+            if self.role == MONITOR:
+                self._run_monitor()
+                return
             code.prepare()
             self._service = self.app.wsgi()
             self.cfg.post_worker_init(self)
@@ -154,7 +159,7 @@ class Worker(base.Worker):
 
         The front is passed what it needs, for as long as it needs it.
         """
-        here = {FRONT: [], WORKER: self.plan.shared, SINGLE: self.plan.single}[self.role]
+        here = {WORKER: self.plan.shared, SINGLE: self.plan.single}.get(self.role, [])
         fronted = {lane.name for lane in self.plan.lanes}
         mine = {
             one.key for one in self.plan.listening if one.owner.partition(".")[0] in here and one.owner not in fronted
@@ -290,6 +295,8 @@ class Worker(base.Worker):
             import gevent
 
             gevent.spawn(self._service.stop)
+        elif self.role == MONITOR:
+            os.kill(self.pid, signal.SIGTERM)
 
     def _report(self) -> None:
         resident = resident_memory()
@@ -325,6 +332,32 @@ class Worker(base.Worker):
         """Tell the arbiter of a change of a file, by which time: gunicorn's polling engine says so again and again."""
         with contextlib.suppress(OSError):
             self._say(changed=[file, os.stat(file).st_mtime_ns])
+
+    def _run_monitor(self) -> None:
+        from gevent.event import Event
+
+        from ..control.http import HTTPServer, listen
+        from ..control.remote import Remote
+        from ..services.signals import on_signals
+
+        assert self.plan.http is not None
+        stopped = Event()
+        self.booted = True
+        self._begin_to_live()
+        with (
+            on_signals(_STARTING_SIGNALS, lambda number: self._obey(number, stopped)),
+            # Shared, with the one that takes its place, and that of a second arbiter.
+            HTTPServer(Remote(self.run_dir, self.cfg.proc_name), listen(self.plan.http, shared=True)),
+        ):
+            self._state = "ready"
+            self._report()
+            stopped.wait()
+
+    def _obey(self, number: signal.Signals, stopped: Any) -> None:
+        if number == signal.SIGUSR1:
+            self.log.reopen_files()
+        else:
+            stopped.set()
 
     def _run_front(self) -> None:
         from .front import Front
