@@ -144,6 +144,15 @@ def test_a_service_that_run_runs_is_found_until_it_ends(machine):
     assert machine.do("status").returncode == 1
 
 
+def test_the_configuration_names_a_service_unless_an_option_does(machine):
+    machine.run("--set", "daemon.name=shop")
+    machine.run("--set", "daemon.name=shop", "--name", "other")
+    names = {json.loads(line)["name"] for line in machine.do("ps", "--json").stdout.splitlines()}
+    assert names == {"shop", "other"}
+    for name in names:
+        assert json.loads(machine.do("stats", name, "--json").stdout)["processes"][0]["service"] == name
+
+
 def test_what_a_killed_service_leaves_is_removed_by_the_next(machine):
     service = machine.run()
     service.kill()
