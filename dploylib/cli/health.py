@@ -25,8 +25,8 @@ _AGAIN = 0.2  # seconds from one look to the next
 def command(name: str | None, pidfile: str | None, run_dir: str | None, wait: float) -> None:
     """Say whether a service is ready.
 
-    It is when it says so, and one of its processes answers that it is. What others have against it is told, too. NAME
-    is the name of the service, or its process id; it may be left out where only one runs.
+    A service of `run` has to answer that it is, of one of `serve` the arbiter says so. NAME is the name of the service,
+    or its process id; it may be left out where only one runs.
 
     The exit status is 0 when it is ready, 1 when it is not, and 8 when there is no such service.
     """
