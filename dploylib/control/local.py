@@ -36,11 +36,17 @@ class Local:
 
     def __init__(self, service: Any, name: str, role: str = "run") -> None:
         self.service: Running = service
-        self.name = name
+        self._name = name
         self.role = role
         self.pid = os.getpid()
         self.instance = uuid4().hex
         self.started = time.time()
+
+    @property
+    def name(self) -> str:
+        """What the service is called: as its settings say, once there are some."""
+        settings = self.service.settings
+        return self._name if settings is None else str(settings.service)
 
     @property
     def state(self) -> str:

@@ -19,15 +19,15 @@ from ..transport.greenlets import IDLE, all_greenlets, is_active, main_of
 
 __all__ = ["stack", "stacks"]
 
-_OBSERVED = Dispatcher._observe.__code__
+_HANDLING = Dispatcher.__call__.__code__
 
 
 def stacks(servers: Iterable[Server] = (), outside: Collection[str] = ()) -> str:
     """What the threads do now, and where the greenlets wait that have begun, by name.
 
     Those of these servers come first, each under its name, with those that its handlers have spawned. Greenlets of one
-    name that are at the same place are told once, with their number. How old their messages are is told where hooks
-    observe messages. The thread that asks is left out, and of a stack the frames of packages that are `outside`, with
+    name that are at the same place are told once, with their number. How old their messages are is told where
+    times are counted. The thread that asks is left out, and of a stack the frames of packages that are `outside`, with
     those above them.
     """
     owned: dict[str, list[_Standing]] = {server.name: [] for server in servers}
@@ -137,7 +137,7 @@ def _places(frame: FrameType | None) -> tuple[tuple[tuple[CodeType, int | None],
     places, age = [], None
     while frame is not None:
         places.append((frame.f_code, frame.f_lineno))
-        if frame.f_code is _OBSERVED and "began" in frame.f_locals:
+        if frame.f_code is _HANDLING and "began" in frame.f_locals:
             age = monotonic() - frame.f_locals["began"]
         frame = frame.f_back
     return tuple(places), age

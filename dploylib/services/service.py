@@ -76,6 +76,7 @@ class Service:
         self.graceful_timeout = GRACEFUL_TIMEOUT
         self.placement = Placement()
         self.name = ""
+        self.default_name = "dploylib"
         self.exports_traces = False
         self._hooks: list[Hook] = []
         for hook in hooks:
@@ -252,7 +253,7 @@ class Service:
                 raise ServiceStateError("the service was stopped while it started")
             self.settings = settings
             settings.placement = self.placement
-            settings.name = self.name
+            settings.name, settings.default_name = self.name, self.default_name
             settings.exports_traces = self.exports_traces
             if self.exports_traces and self._coordinator.in_this_process:
                 set_up(settings.service, settings.configuration.monitoring.tracing)
