@@ -119,10 +119,10 @@ class DployServer:
 
         Of one behind a front, what the front is bound to.
         """
-        links = self._links
-        return {
-            name: list(links[name].uris) if name in links else socket.endpoints for name, socket in self.sockets.items()
-        }
+        return {name: self._endpoints_of(name, socket) for name, socket in self.sockets.items()}
+
+    def _endpoints_of(self, name: str, socket: Socket) -> list[str]:
+        return list(self._links[name].uris) if name in self._links else socket.endpoints
 
     @property
     def state(self) -> str:
@@ -355,15 +355,14 @@ class Server(DployServer):
     def statistics(self) -> ServerStatistics:
         """What is known of the server and its sockets at this moment. Any thread may ask."""
         types = {one.name: one.socket_type for one in self.description.sockets.values()}
-        endpoints = self.endpoints
         sockets = {}
-        for name, socket in self.sockets.items():
+        for name, socket in self.sockets.items():  # some may come meanwhile
             dispatcher = self._dispatchers.get(name)
             if dispatcher is None:
                 found = socket_statistics(socket, types.get(name, socket.socket_type))
             else:
                 found = dispatcher.statistics()
-            found.endpoints = endpoints[name]
+            found.endpoints = self._endpoints_of(name, socket)
             sockets[name] = found
         hub_delay = self._hub_delay.count()
         return ServerStatistics(type=type(self).__qualname__, state=self.state, hub_delay=hub_delay, sockets=sockets)
