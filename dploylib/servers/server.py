@@ -203,6 +203,7 @@ class DployServer:
             self.setup()
             try:
                 if not self.stopping:
+                    self._state = "running"
                     hooks.call("server_started", self)
                     self._run(hooks)
             finally:
@@ -230,7 +231,6 @@ class DployServer:
 
         The order of a stop is numbered here and in `_shut_down`. All phases share one deadline.
         """
-        self._state = "running"
         if self._control_uri is not None:
             self._control = ControlLink(self.name, self._control_uri, self.context)
             self.spawn(self._control.listen, self._obey)
