@@ -6,10 +6,10 @@ import time
 from typing import cast
 
 from .. import __version__
-from ..statistics import ProcessStatistics, ServerStatistics
+from ..statistics import ProcessStatistics, ServerStatistics, at_rest
 from .asking import Answer, ask
 from .finding import running_in
-from .remains import at_rest, read_remains
+from .remains import read_remains
 from .source import Health
 
 __all__ = ["SILENT", "Remote"]
