@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 import gevent
+from greenlet import getcurrent
 
 from ..errors import (
     DeadlineExceeded,
@@ -30,7 +31,7 @@ from ..errors import (
     TransportError,
     Unroutable,
 )
-from ..handling import Where, begin
+from ..handling import KEY, Where
 from ..statistics import Histogram, LastError, SocketStatistics, Timings
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
@@ -226,11 +227,12 @@ class Dispatcher:
             except MalformedEnvelope as error:
                 self._refuse_malformed(socket, error)
             else:
-                begin((self._where, received.metadata))
+                metadata = received.metadata
+                greenlet: Any = getcurrent()
+                greenlet.spawn_tree_locals = {KEY: (self._where, metadata)}  # as `begin` does, for 80 ns less
                 if not self._timed:
                     self._pass(channel, received)
                     return
-                metadata = received.metadata
                 if metadata is not None and metadata.sent_at is not None:
                     self.wait_time.note(max(0.0, time.time() - metadata.sent_at))
                 began = _now()
