@@ -184,7 +184,8 @@ CASES = (
         for size, unit, octets, n in ((1, "KB", 1 << 10, 100), (64, "KB", 1 << 10, 10), (1, "MB", 1 << 20, 4))
     ),
     Case("choices", "REP echo, 64 B, 100 outstanding", "echo", CHOICES, role="rep", outstanding=100),
-    Case("monitoring", "REP echo, 64 B, 100 outstanding", "echo", MONITORED, role="rep", outstanding=100),
+    # Some seconds, since somebody asks each second.
+    Case("monitoring", "REP echo, 64 B, 100 outstanding", "echo", MONITORED, role="rep", outstanding=100, seconds=3),
     Case("json", "JSON in and out on REP, 100 outstanding", "echo", IN_JSON, role="json", json=True, outstanding=100),
     Case("clients", "REP echo, 64 B, 1,000 connections, 1 outstanding", "echo", ON_REP, role="rep", connections=1000),
     Case("client-1", "A client in a script, 64 B, one call after the other", "client", CLIENT_1, role="rep"),

@@ -67,10 +67,7 @@ Message: TypeAlias = "tuple[Where, CallMetadata | None]"
 
 
 def begin(message: Message) -> None:
-    """Say which message is handled from now on in this greenlet, and in those that it spawns.
-
-    It takes 0.15 us, and less where it is written out.
-    """
+    """Say which message is handled from now on in this greenlet, and in those that it spawns."""
     greenlet: Any = getcurrent()
     greenlet.spawn_tree_locals = {HANDLED: message}
 

@@ -49,7 +49,7 @@ def play(roles: Mapping[str, Callable[[argparse.Namespace], Any]]) -> Any:
     parser.add_argument("--sockets", type=int, default=1, help="sockets in a server")
     parser.add_argument("--workers", type=int, default=2, help="workers behind a front")
     parser.add_argument("--curve", action="store_true", help="take only connections that are encrypted by CURVE")
-    parser.add_argument("--monitoring", default="", help="off, or on: with all figures, which somebody asks for")
+    parser.add_argument("--monitoring", default="", help="off, or on: all of it, and somebody asks each second")
     parser.add_argument("--tracing", type=float, help="the share of messages of which OpenTelemetry has a span")
     arguments = parser.parse_args()
     return roles[arguments.role](arguments)

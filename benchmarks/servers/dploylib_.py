@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
+import socket
 import tempfile
+import time
+import urllib.request
 
 import gevent
 
@@ -13,6 +17,8 @@ from benchmarks.servers import common
 from dploylib import Envelope, Server, Service, bind, bind_in, every
 from dploylib.security import KeyPair, write_key_pair
 from dploylib.servers.generic import QueueServer
+
+SCRAPED = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"  # as Prometheus asks
 
 
 def serve(
@@ -28,51 +34,73 @@ def serve(
 ):
     """Run a service of such servers, whose sockets are bound to any free port.
 
-    `monitoring` is "off" for one that counts no more than it must, and "on" for one that is asked each second.
+    `monitoring` is "off" for one that counts no more than it must, and "on" for one of which everything is known.
     """
-    socket = f"uri: '{common.ANY_PORT}', options: {{sndhwm: 0, rcvhwm: {rcvhwm}}}"
+    settled = f"uri: '{common.ANY_PORT}', options: {{sndhwm: 0, rcvhwm: {rcvhwm}}}"
     if concurrency is not None:
-        socket += f", concurrency: {concurrency}"
+        settled += f", concurrency: {concurrency}"
     if timeout is not None:
-        socket += f", timeout: {timeout}"
+        settled += f", timeout: {timeout}"
     names = [f"bench{number}" for number in range(servers)]
     lines = [f"settings: {{bench0: {settings}}}"] if settings else []
     lines += [f"security: {security}"] if security else []
-    lines += ["monitoring: {statistics: false}"] if monitoring == "off" else []
+    if monitoring:
+        port = free_port() if monitoring == "on" else "null"
+        lines += [f"monitoring: {{statistics: {monitoring}, http: {port}}}"]
     lines += ["servers:"]
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(Service())
         for name in names:
             service.add_server(name, server_class)
-            lines += [f"  {name}:", *(f"    {one}: {{{socket}}}" for one in server_class.description.socket_names)]
+            lines += [f"  {name}:", *(f"    {one}: {{{settled}}}" for one in server_class.description.socket_names)]
         if monitoring == "on":
-            monitor(service, stack)
+            monitor(service, stack, port)
         service.start(config_string="\n".join(lines))
         endpoints = [service.endpoints[name][one] for name in names for one in server_class.description.socket_names]
         common.announce(*endpoints, *filter(None, [key]))
         service.wait()
 
 
-def monitor(service, stack):
-    """Let a service be asked for all its figures each second, as Prometheus does rarely, and `dploylib top` does."""
+def monitor(service, stack, port):
+    """Let all there is to be known of a service be known: of its messages in a log of JSON, and asked each second.
+
+    That is what `dploylib top` does. Prometheus asks less often.
+    """
+    from dploylib.control.http_side import http_side
     from dploylib.control.local import Local
     from dploylib.control.server import Control, Subject
+    from dploylib.logs import JSONFormatter, MessageFields
 
+    log = logging.StreamHandler()
+    log.addFilter(MessageFields())
+    log.setFormatter(JSONFormatter())
+    logging.basicConfig(level="INFO", handlers=[log])
+    local = Local(service, "benchmark")
     run_dir = stack.enter_context(tempfile.TemporaryDirectory())
-    stack.enter_context(Control(Subject(Local(service, "benchmark"), service.stop), run_dir))
-    asking = multiprocessing.get_context("spawn").Process(target=keep_asking, args=(run_dir,), daemon=True)
+    stack.enter_context(http_side(service, local))
+    stack.enter_context(Control(Subject(local, service.stop), run_dir))
+    asking = multiprocessing.get_context("spawn").Process(target=keep_asking, args=(run_dir, port), daemon=True)
     asking.start()
     stack.callback(asking.kill)
 
 
-def keep_asking(run_dir):
-    """Ask, in another process, whose time is its own."""
+def keep_asking(run_dir, port):
+    """Ask, in another process, whose time is its own. It begins before the service."""
     from dploylib.control.asking import ask
 
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": SCRAPED})
     parent = os.getppid()
     while os.getppid() == parent:
         ask(run_dir, "STATS")
-        gevent.sleep(1)
+        with contextlib.suppress(OSError), urllib.request.urlopen(request) as answer:
+            answer.read()
+        time.sleep(1)
+
+
+def free_port():
+    """A port at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return one.getsockname()[1]
 
 
 def echo(arguments):

@@ -227,12 +227,12 @@ class Dispatcher:
             except MalformedEnvelope as error:
                 self._refuse_malformed(socket, error)
             else:
+                metadata = received.metadata
                 greenlet: Any = getcurrent()
-                greenlet.spawn_tree_locals = {HANDLED: (self._where, received.metadata)}  # as `begin` does
+                greenlet.spawn_tree_locals = {HANDLED: (self._where, metadata)}  # as `begin` does
                 if not self._timed:
                     self._pass(channel, received)
                     return
-                metadata = received.metadata
                 if metadata is not None and metadata.sent_at is not None:
                     self.wait_time.note(max(0.0, time.time() - metadata.sent_at))
                 began = _now()

@@ -612,7 +612,7 @@ class Socket(Sender):
             frames = self._pack(frames)
         waiter = self._waiter
         try:
-            if type(frames[-1]) is bytes and len(frames[-1]) >= LARGE:
+            if size >= LARGE and type(frames[-1]) is bytes:
                 # There may be no memory for it, which must not show when the frames before it are sent.
                 frames = [*frames[:-1], zmq.Frame(frames[-1], copy=True)]
             if waiter.sending or not self._send_now(frames):

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.once("commands run in interpreters of their own, and pa
 DOCS = Path(__file__).parent.parent.parent / "docs"
 COMMANDS = (
     *("run", "serve", "ps", "status", "stats", "top", "health", "stop", "reload", "stacks", "loglevel"),
-    *("check", "schema", "call", "send", "listen", "keygen", "key"),
+    *("profile", "check", "schema", "call", "send", "listen", "keygen", "key"),
 )
 SUBCOMMANDS = ("key show", "key authorize", "key revoke")
 

@@ -30,7 +30,7 @@ def wait_until(condition: Callable[[], Any], what: str = "") -> Any:
 
 
 class RunningDaemon:
-    """`dploylib serve` of `daemon_target.py`, of which `directory` has a copy, with this configuration.
+    """`dploylib serve` of `target`, of which `directory` has a copy, with this configuration.
 
     `options` are of the command line. It is ready when it is there, unless it is not to be waited for. `launcher` is a
     command that runs it, and gets `descriptors`. With `chdir`, all of it but what it prints is below the directory,
@@ -48,6 +48,7 @@ class RunningDaemon:
         launcher: Sequence[str] = (),
         descriptors: Sequence[int] = (),
         chdir: str = "",
+        target: Path = TARGET,
     ) -> None:
         self.directory = directory
         home = directory / chdir
@@ -57,7 +58,7 @@ class RunningDaemon:
         self.run_dir = home / "run"
         self.pidfile = home / "pid"
         self.log_file = directory / "log"
-        self.service.write_text(TARGET.read_text() + code)
+        self.service.write_text(target.read_text() + code)
         self.configure(configuration or {"servers": {"echo": {"request": {"uri": "tcp://127.0.0.1:*"}}}})
         paths = [self.service, self.file, self.run_dir, self.pidfile]
         service, file, run_dir, pidfile = (str(path.relative_to(home) if chdir else path) for path in paths)
