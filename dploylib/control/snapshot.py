@@ -55,7 +55,7 @@ class Snapshot:
             socket["open"] = None if now.connections is None else now.connections.open
             if ever.last_error is not None:
                 socket["last_error"] = {"time": ever.last_error.time, "type": ever.last_error.type}
-        processes = msgspec.to_builtins(self.processes)
+        processes = [msgspec.to_builtins(one) | {"hub_delay": one.hub_delay} for one in self.processes]
         for process in processes:
             del process["servers"]
         return msgspec.json.encode(
