@@ -117,7 +117,7 @@ def command(
             if profile is not None:
                 stack.enter_context(profiled(service, profile))
             service.name, service.default_name = name or service.name, _name_of(target)
-            local = Local(service, service.name or service.default_name)
+            local = Local(service)
             stack.enter_context(http_side(service, local))
             if control:
                 stack.enter_context(_found(local, run_dir, str(target), config or ""))

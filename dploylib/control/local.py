@@ -26,15 +26,19 @@ class Running(Protocol):
     servers: Mapping[str, Any]
     settings: Any
     state: State
+    called: str
 
     def statistics(self) -> dict[str, ServerStatistics]:
         """What is known of each server, by name."""
 
 
 class Local:
-    """A `Source` of what runs in this process, from any thread. `role` is what the process is to the service."""
+    """A `Source` of what runs in this process, from any thread. `role` is what the process is to the service.
 
-    def __init__(self, service: Any, name: str, role: str = "run") -> None:
+    `name` is what the service is called; '' for what it calls itself.
+    """
+
+    def __init__(self, service: Any, name: str = "", role: str = "run") -> None:
         self.service: Running = service
         self._name = name
         self.role = role
@@ -44,9 +48,8 @@ class Local:
 
     @property
     def name(self) -> str:
-        """What the service is called: as its settings say, once there are some."""
-        settings = self.service.settings
-        return self._name if settings is None else str(settings.service)
+        """What the service is called."""
+        return self._name or self.service.called
 
     @property
     def state(self) -> str:

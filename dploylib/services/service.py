@@ -125,6 +125,11 @@ class Service:
         return [settings for template in self._templates for settings in template.settings_for(classes)]
 
     @property
+    def called(self) -> str:
+        """Its name: that which it was given, or that of its configuration once that is known, or `default_name`."""
+        return self.name or (self.default_name if self.settings is None else self.settings.service)
+
+    @property
     def state(self) -> State:
         """What the service is doing."""
         return self._lifecycle.state
