@@ -261,3 +261,17 @@ def test_what_run_runs_says_itself_how_it_is(leads, monkeypatch):
     )
     monkeypatch.setattr(remote, "ask", lambda *_, **__: [])
     assert leads(mode="run", state="ready").why == ["nobody can be asked"]
+
+
+def test_who_takes_a_run_directory_over_begins_anew(tmp_path):
+    """An arbiter that is started where one has ended, or was killed."""
+    path, owner = str(tmp_path / "run"), (os.geteuid(), os.getegid())
+    first = RunDir.make("shop", owner, path)
+    add_remains(path, a_process(sockets={"request": a_socket(received=1)}))
+    first.let_go()  # as when it is killed
+    second = RunDir.make("shop", owner, path)
+    assert read_remains(path).servers == {}
+    assert Remote(path, "shop").statistics() == []
+    add_remains(path, a_process(sockets={"request": a_socket(received=2)}))
+    second.remove()
+    assert os.listdir(path) == []

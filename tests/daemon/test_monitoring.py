@@ -94,6 +94,7 @@ class Watch:
         self._thread.join()
 
 
+@pytest.mark.timeout(180)  # all the life of a daemon
 def test_a_daemon_tells_how_it_is_from_its_start_to_its_end(tmp_path):
     go = tmp_path / "go"
     configuration = configured(general={"go": str(go)})
