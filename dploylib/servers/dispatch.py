@@ -112,7 +112,7 @@ class Counts:
 
     def note(self, error: BaseException, problem: Problem | None = None) -> None:
         """Take note of what went wrong, and of what the peer is told of it."""
-        self.last_error = LastError(time=time.time(), type=type(error).__name__, message=str(error)[:_LONGEST_MESSAGE])
+        self.last_error = LastError(time=time.time(), type=type(error).__name__, message=_message_of(error))
         if problem is not None:
             self.problems[problem.type.rpartition(":")[2]] += 1
 
@@ -635,6 +635,14 @@ def _reply_frames(request: Envelope, result: Any) -> list[Any]:
     if isinstance(result, Problem):
         return request.response_envelope(PROBLEM_MIMETYPE, result.to_json())._frames
     return request.response_envelope(*encode(result))._frames
+
+
+def _message_of(error: BaseException) -> str:
+    """What an exception says, if it can say it: not too long, and what can be said in UTF-8, as JSON has to."""
+    try:
+        return str(error)[:_LONGEST_MESSAGE].encode(errors="replace").decode()
+    except Exception:  # noqa: BLE001 - it is somebody's, and the caller is still to be answered
+        return ""
 
 
 def socket_statistics(socket: Socket, socket_type: str) -> SocketStatistics:
