@@ -8,7 +8,7 @@ RUN := .venv/bin/python
 .NOTPARALLEL:
 # Tests start hundreds of interpreters, each of which would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
-.PHONY: help demo test lint types docs units unit unit-patched soak siege rolling bench venv clean
+.PHONY: help demo test lint types docs units unit unit-patched soak siege rolling figures bench venv clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -46,6 +46,9 @@ siege: venv ## how long authorized clients wait while 10,000 strangers are at th
 
 rolling: venv ## clients that never pause, while a daemon is reloaded, upgraded and killed; ARGS="--seconds 60"
 	@$(RUN) -m tests.hard.rolling $(ARGS)
+
+figures: venv ## whether a service tells what its clients know of 100,000 requests; ARGS=--answers: how soon
+	@$(RUN) -m tests.hard.figures $(ARGS)
 
 bench: venv ## measure dploylib beside hand-written loops and other libraries; ARGS=--quick takes two minutes
 	@$(RUN) -m pip --disable-pip-version-check install --quiet -r benchmarks/requirements.txt

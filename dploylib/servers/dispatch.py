@@ -62,6 +62,7 @@ _REJECTED: Final = object()  # what becomes of a message that nobody handles
 _TEXT = TEXT_MIMETYPE.encode()
 _FAREWELL_PATIENCE = 1.0  # seconds for which the last word to a caller may wait for room in its queue
 _LONGEST_MESSAGE = 300  # characters of the message of an error that is kept
+_LONGEST_WAIT = 86_400.0  # seconds; peers may say anything, and infinity would be in every sum from then on
 _PEER_PATIENCE = 5.0  # seconds for which the reply of a DEALER or PAIR, whose peer may be gone, may wait for one
 
 
@@ -111,7 +112,7 @@ class Counts:
 
     def note(self, error: BaseException, problem: Problem | None = None) -> None:
         """Take note of what went wrong, and of what the peer is told of it."""
-        self.last_error = LastError(time=time.time(), type=type(error).__name__, message=str(error)[:_LONGEST_MESSAGE])
+        self.last_error = LastError(time=time.time(), type=type(error).__name__, message=_message_of(error))
         if problem is not None:
             self.problems[problem.type.rpartition(":")[2]] += 1
 
@@ -234,7 +235,7 @@ class Dispatcher:
                     self._pass(channel, received)
                     return
                 if metadata is not None and metadata.sent_at is not None:
-                    self.wait_time.note(max(0.0, time.time() - metadata.sent_at))
+                    self._note_wait(time.time() - metadata.sent_at)
                 began = _now()
                 if self._pass(channel, received) is not _REJECTED:
                     seconds = _now() - began
@@ -248,6 +249,11 @@ class Dispatcher:
             gevent.sleep(RETRY_PAUSE)
         finally:
             counts.handled += 1
+
+    def _note_wait(self, seconds: float) -> None:
+        """Note how long a message has waited, by the clocks of both; unless the peer's cannot be right."""
+        if seconds < _LONGEST_WAIT:  # which what is no number is not
+            self.wait_time.note(max(0.0, seconds))
 
     def turn_away(self, socket: Socket) -> None:
         """Receive a message, and tell its sender that the server stops. Never waits."""
@@ -629,6 +635,14 @@ def _reply_frames(request: Envelope, result: Any) -> list[Any]:
     if isinstance(result, Problem):
         return request.response_envelope(PROBLEM_MIMETYPE, result.to_json())._frames
     return request.response_envelope(*encode(result))._frames
+
+
+def _message_of(error: BaseException) -> str:
+    """What an exception says, if it can say it: not too long, and what can be said in UTF-8, as JSON has to."""
+    try:
+        return str(error)[:_LONGEST_MESSAGE].encode(errors="replace").decode()
+    except Exception:  # noqa: BLE001 - it is somebody's, and the caller is still to be answered
+        return ""
 
 
 def socket_statistics(socket: Socket, socket_type: str) -> SocketStatistics:
