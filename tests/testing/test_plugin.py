@@ -265,7 +265,9 @@ def test_a_handler_that_blocks_the_hub_is_named_and_its_test_fails(run, how):
     """
     result = run(SERVICE + textwrap.dedent(source), "--dploylib-timeout=0.5", *how)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*in greenlet 'receive hangs.request', with a message that is * s old, is at", "*in hang"])
+    result.stdout.fnmatch_lines(
+        ["*in greenlet 'receive hangs.request', with a message that is * s old, is at", "*in hang"]
+    )
     result.stdout.fnmatch_lines(["*TookTooLong: the call*"])
 
 
