@@ -127,7 +127,6 @@ def test_what_needs_a_restart_is_listed():
 
 
 def test_times_are_those_of_the_code():
-    from dploylib.cli import services
     from dploylib.daemon import arbiter, backoff, checking, reloading
 
     for seconds, sentence in {
@@ -136,7 +135,7 @@ def test_times_are_those_of_the_code():
         arbiter._CLOSING_TIME: "within `graceful_timeout` and {:g} seconds",
         backoff._SOON: "end within {:g} seconds after their start",
         backoff._LONGEST: "after up to {:g} seconds",
-        services.SILENT: "{:g} seconds, otherwise with 1",
+        finding.SILENT: "{:g} seconds, otherwise with 1",
     }.items():
         assert sentence.format(seconds) in SERVING
     assert finding.status_file("RUN_DIR", 0).replace("0", "PID") in SERVING

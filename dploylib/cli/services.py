@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from ..control.finding import SILENT
 from .exit_codes import ExitCode
 from .parameters import decorated
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from ..control.asking import Answer
 
 __all__ = [
-    "SILENT",
     "Running",
     "answers_of",
     "found_services",
@@ -26,8 +26,6 @@ __all__ = [
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-SILENT = 10.0
-"""Seconds. An arbiter writes its status every second, and rarely waits for longer than a few."""
 
 
 class Running(NamedTuple):

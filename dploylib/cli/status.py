@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
+from ..control.finding import SILENT
 from .columns import aligned
 from .exit_codes import ExitCode
-from .services import SILENT, found_services, none_found, selection
+from .services import found_services, none_found, selection
 
 __all__ = ["command"]
 

@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import EndpointError
 
 __all__ = [
+    "SILENT",
     "base_directory",
     "leaders_in",
     "lock_path",
@@ -33,6 +34,9 @@ __all__ = [
     "statuses",
     "write_status",
 ]
+
+SILENT = 10.0
+"""Seconds. An arbiter writes its status every second, and rarely waits for longer than a few."""
 
 _LOCK = "lock"
 _MADE = re.compile(r".+-[a-z0-9_]{8}")  # as tempfile.mkdtemp calls it

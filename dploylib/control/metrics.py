@@ -100,6 +100,8 @@ def _of_servers(snapshot: Snapshot) -> Iterator[Metric]:
     )
     counted: dict[tuple[str, str], int] = {}
     for process in snapshot.processes:
+        if process.role == "front":  # which has their connections, and none of them
+            continue
         for server, statistics in process.servers.items():
             counted[server, statistics.state] = counted.get((server, statistics.state), 0) + 1
     for key, count in counted.items():

@@ -9,14 +9,11 @@ from typing import cast
 from .. import __version__
 from ..statistics import ProcessStatistics, ServerStatistics, at_rest
 from .asking import Answer, ask
-from .finding import running_in, runs
+from .finding import SILENT, running_in, runs
 from .remains import add_remains, read_remains
 from .source import Health
 
-__all__ = ["SILENT", "Remote"]
-
-SILENT = 10.0
-"""Seconds. An arbiter writes its status every second, and rarely waits for longer than a few."""
+__all__ = ["Remote"]
 
 _NOBODY = Answer(0, None, "nobody can be asked")
 _PATIENCE = 0.5  # seconds for which a process may be silent

@@ -17,7 +17,7 @@ import zmq
 
 from .. import __version__
 from ..config import as_yaml
-from ..errors import DployError
+from ..errors import ConfigurationError, DployError
 from ..servers import Server, bind_in
 from ..transport import Problem
 from .aside import Aside
@@ -172,7 +172,8 @@ def _loglevel(subject: Subject, wanted: LogLevel) -> Any:
                 "invalid-data", 422, f"LOGLEVEL: debug, info, warning, error or critical, not {wanted.level!r}"
             )
         logger.setLevel(level)
-        log.info("the level of %s is %s from now on", wanted.logger or "the log", level.lower())
+        name = ascii(wanted.logger)[1:-1] or "the log"
+        log.info("the level of %s is %s from now on", name, level.lower())
     now = logging.getLevelName(logger.getEffectiveLevel()).lower()
     return LogLevel(wanted.logger, now, before)
 
@@ -222,13 +223,16 @@ class Control:
         self._local = subject.local
         self._run_dir = run_dir
         self._leaves = leaves
-        endpoint = control_endpoint(run_dir, subject.local.pid)
-        self._service = Aside("control", ControlServer, {"control": endpoint}, subject=subject)
+        self._endpoint = control_endpoint(run_dir, subject.local.pid)
+        self._service = Aside("control", ControlServer, {"control": self._endpoint}, subject=subject)
 
     def start(self) -> None:
         """Listen, from now on."""
         try:
             self._service.__enter__()
+        except ConfigurationError as error:  # the path is too long, say
+            why = ", ".join(problem.message for problem in error.problems)
+            log.warning("this process can be asked nothing: %s: %s", self._endpoint, why)
         except DployError as error:
             log.warning("this process can be asked nothing: %s", error)
 

@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 
-from dploylib.control import Health, remote
+from dploylib.control import Health, finding, remote
 from dploylib.control.asking import Answer
 from dploylib.control.remains import add_remains, read_remains
 from dploylib.control.remote import Remote
@@ -274,7 +274,7 @@ def test_it_is_not_when_it_starts_or_stops(leads, state):
 
 
 def test_it_is_not_when_its_arbiter_is_silent(leads):
-    health = leads(state="ready", written=time.time() - remote.SILENT - 10)
+    health = leads(state="ready", written=time.time() - finding.SILENT - 10)
     assert (health.alive, health.ready) == (True, False)
     assert health.why == [f"the arbiter {os.getpid()} has said nothing for 20 s"]
 

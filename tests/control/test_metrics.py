@@ -136,6 +136,12 @@ def test_processes_of_a_service_add_up():
     assert value(source, "dploylib_handler_seconds_count", **ECHO) == 3
 
 
+def test_a_server_is_in_the_workers_and_not_in_the_front_that_has_its_connections():
+    front = a_process("front", 3, sockets={"request": a_socket()})
+    source = FixedSource(a_process(pid=1), a_process(pid=2), front)
+    assert value(source, "dploylib_server_state", server="echo", state="running") == 2
+
+
 def test_counters_keep_what_gone_processes_counted_and_gauges_do_not():
     one = a_socket(received=5, handled=4, concurrency=10, connections=Connections(opened=3, closed=1))
     gone = a_process("gone", 0, state="stopped", sockets={"request": one})
