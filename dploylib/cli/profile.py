@@ -35,20 +35,23 @@ def command(name: str | None, pidfile: str | None, run_dir: str | None, seconds:
     """Show where the time of a running service goes, as a flame graph: by greenlet, with its server and socket.
 
     NAME is the name of the service, or its process id; it may be left out where only one runs. All of its processes are
-    sampled at once. Meanwhile a message costs them about twice its time.
+    sampled at once. Meanwhile a message costs them about twice its time. The exit status is 0 when all its processes
+    have answered, 1 when some have not: the profile is that of the others.
     """
     from ..control.profiling import Session, render
 
     service = the_service(name, pidfile, run_dir)
-    sessions = {
-        f"process {answer.pid}": Session.from_json(answer.value)
-        for answer in answers_of(service, "PROFILE", {"seconds": seconds}, timeout=seconds + _PATIENCE)
-    }
-    text = render(sessions, ".txt" if output is None else output.suffix)
-    if output is None:
-        click.echo(text)
-    else:
-        output.write_text(text, encoding="utf-8")
+    sessions = {}
+    try:
+        for answer in answers_of(service, "PROFILE", {"seconds": seconds}, timeout=seconds + _PATIENCE):
+            sessions[f"process {answer.pid}"] = Session.from_json(answer.value)
+    finally:  # also when some do not answer
+        if sessions:
+            text = render(sessions, ".txt" if output is None else output.suffix)
+            if output is None:
+                click.echo(text)
+            else:
+                output.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -97,7 +97,8 @@ def command(
     Service in it; without one it is "service".
 
     The first SIGINT or SIGTERM stops receiving and lets the running handlers finish, a second one stops at once. The
-    log goes to stderr. Other commands find it meanwhile: ps, status, stats, top, health, stop, stacks, loglevel.
+    log goes to stderr. Other commands find it meanwhile: ps, status, stats, top, health, stop, stacks, loglevel,
+    profile.
     """
     from ..targets import load_service, patch_standard_library
 
