@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import gevent
 import msgspec
 
-from ..errors import DployError, ServiceStateError
+from ..errors import DployError
 from ..transport import Context, Envelope, Problem
 from .finding import runs
 from .protocol import control_endpoint, control_pids, decoded
 
-__all__ = ["Answer", "ask", "ask_one"]
+__all__ = ["Answer", "ask"]
 
 
 class Answer(NamedTuple):
@@ -34,22 +34,6 @@ def ask(run_dir: str, verb: str, argument: Any = None, kind: type[Any] = object,
         asking = [gevent.spawn(_ask, context, run_dir, pid, verb, argument, kind, timeout) for pid in pids]
         gevent.joinall(asking)
         return [one.get() for one in asking]
-
-
-def ask_one(run_dir: str, verb: str, argument: Any = None, kind: type[Any] = object, timeout: float = 1.0) -> Answer:
-    """What the first of them answers that does: of what the whole service is to do, one of its processes is told.
-
-    Raises `ServiceStateError` when there is none at all.
-    """
-    answer = None
-    with Context.new() as context:
-        for pid in _pids(run_dir):
-            answer = _ask(context, run_dir, pid, verb, argument, kind, timeout)
-            if not answer.error:
-                break
-    if answer is None:
-        raise ServiceStateError(f"no process of a service can be asked in {run_dir}")
-    return answer
 
 
 def _pids(run_dir: str) -> list[int]:

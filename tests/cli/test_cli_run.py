@@ -33,7 +33,7 @@ def test_a_service_answers_a_call_from_another_process(sample, dploylib):
 def test_the_log_is_json_an_object_a_line(start_service, dploylib):
     service = start_service()
     first = service.wait_for("sample.news is at tcp://127.0.0.1:")
-    assert first.keys() == {"time", "level", "logger", "message"}
+    assert first.keys() == {"time", "level", "logger", "message", "service"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
     assert (first["level"], first["logger"]) == ("info", "dploylib.services.service")
 
