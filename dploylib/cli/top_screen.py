@@ -59,13 +59,13 @@ class _Table(DataTable[Text]):
         at = self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value if self.row_count else None
         seen = self.scroll_offset
         self.clear(columns=True)
-        for index, column in enumerate(self._shown):
-            width = column.width
-            if not index:
-                width = max([width, *(min(len(column.text(row)), _LONGEST_NAME) for row in rows)])
+        name, *_ = self._shown
+        longest = max((min(len(name.text(row)), _LONGEST_NAME) for row in rows), default=0)
+        widths = [max(name.width, longest), *(column.width for column in self._shown[1:])]
+        for index, (column, width) in enumerate(zip(self._shown, widths, strict=True)):
             self.add_column(_cell(self._title(index), column, width), width=width)
         for row in rows:
-            cells = [_cell(column.text(row), column, column.width) for column in self._shown]
+            cells = [_cell(column.text(row), column, width) for column, width in zip(self._shown, widths, strict=True)]
             self.add_row(*cells, key=row.key)
         places = [index for index, row in enumerate(rows) if row.key == at]
         self.move_cursor(row=places[0] if places else 0, scroll=False)

@@ -111,6 +111,13 @@ def test_it_shows_rates_by_socket_and_by_process():
     on_screen(Told({"calm": 10, "busy": 100}), test)
 
 
+def test_names_have_30_characters_where_there_are_such():
+    async def test(app, pilot):
+        assert sorted(row[0] for row in shown(app)) == ["echo.a_long_name_of_a_socket", f"echo.{'x' * 24}…"]
+
+    on_screen(Told({"a_long_name_of_a_socket": 10, "x" * 40: 1}), test)
+
+
 def test_it_fits_into_80_columns():
     assert sum(column.width for column in SOCKETS[: [one.title for one in SOCKETS].index("conn") + 1]) <= 80
     assert sum(column.width for column in PROCESSES[: [one.title for one in PROCESSES].index("up") + 1]) <= 80
