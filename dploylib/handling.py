@@ -7,15 +7,14 @@ them: a greenlet of gevent begins with an empty context.
 from __future__ import annotations
 
 import re
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from greenlet import getcurrent
 
-__all__ = ["KEY", "CallMetadata", "Message", "Trace", "Where", "begin", "forget", "handled", "trace", "traceparent"]
+__all__ = ["HANDLED", "CallMetadata", "Message", "Trace", "Where", "begin", "forget", "handled", "trace", "traceparent"]
 
-KEY: Final = "dploylib.handled"
-"""Where a `Message` is in `spawn_tree_locals`."""
-
+HANDLED = "dploylib.handled"
+"""The key of the message in `spawn_tree_locals`."""
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _FLAGS = 0x03  # those that are known: sampled, and random
 
@@ -70,7 +69,7 @@ Message: TypeAlias = "tuple[Where, CallMetadata | None]"
 def begin(message: Message) -> None:
     """Say which message is handled from now on in this greenlet, and in those that it spawns."""
     greenlet: Any = getcurrent()
-    greenlet.spawn_tree_locals = {KEY: message}
+    greenlet.spawn_tree_locals = {HANDLED: message}
 
 
 def forget() -> None:
@@ -82,7 +81,7 @@ def forget() -> None:
 def handled() -> Message | None:
     """Which message is handled here. None where none is."""
     tree: dict[str, Message] | None = getattr(getcurrent(), "spawn_tree_locals", None)
-    return tree.get(KEY) if tree else None
+    return tree.get(HANDLED) if tree else None
 
 
 def traceparent() -> str | None:

@@ -240,6 +240,23 @@ def test_a_server_that_crashes_is_started_again_and_the_other_one_goes_on():
     assert f"counter has handled {counts[-1]} requests since it was started" in [entry["message"] for entry in log]
 
 
+def test_a_trace_is_in_the_log_of_all_servers_that_it_goes_through():
+    log = []
+    with running("tracing", log) as [order]:
+        status, output, error = run(order)
+    assert (status, error) == (0, "")
+    trace = re.fullmatch(r"on its way: trace ([0-9a-f]{32})\n", output)[1]
+    entries = [entry for entry in log if entry.get("trace_id") == trace]
+    assert {entry["service"] for entry in entries} == {"shop"}
+    said = [(entry["server"], entry["logger"], entry["message"].partition(" in ")[0]) for entry in entries]
+    assert sorted(said) == [
+        ("orders", "dploylib.access", "orders.request handled text/plain of 5 bytes"),
+        ("orders", "shop", "ordered"),
+        ("stock", "dploylib.access", "stock.request handled text/plain of 5 bytes"),
+        ("stock", "shop", "10 left"),
+    ]
+
+
 # What the log says when a signal has done its work, in the order in which they are sent.
 ANSWERS = [
     ("TTIN", "3 workers"),

@@ -203,7 +203,12 @@ def escaped(text):
 
 
 def sources():
-    for path in sorted((ROOT / "dploylib" / "daemon").glob("*.py")):
+    package = ROOT / "dploylib"
+    for path in [
+        *sorted((package / "daemon").glob("*.py")),
+        package / "control/server.py",
+        package / "control/http.py",
+    ]:
         if path.name == "planning.py":
             continue  # it logs nothing; its complaints are errors of the configuration
         yield path.read_text(encoding="utf-8"), path.name

@@ -16,6 +16,7 @@ from . import (
     keygen,
     listen,
     loglevel,
+    profile,
     ps,
     reload,
     run,
@@ -53,7 +54,7 @@ def cli() -> None:
     """Run services over ZeroMQ, and talk to them."""
 
 
-_RUNNING = (ps, status, stats, top, health, stop, reload, stacks, loglevel)
+_RUNNING = (ps, status, stats, top, health, stop, reload, stacks, loglevel, profile)
 for module in (run, serve, *_RUNNING, check, schema, call, send, listen, keygen, key):
     cli.add_command(module.command)
 

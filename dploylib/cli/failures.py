@@ -17,6 +17,7 @@ from .. import targets
 from ..errors import (
     ConfigurationError,
     DployError,
+    MissingPackage,
     ModuleFailed,
     ModuleNotFound,
     PeerError,
@@ -54,6 +55,7 @@ _CODES: tuple[tuple[type[DployError], ExitCode], ...] = (
     (ModuleNotFound, ExitCode.MODULE),
     (ServiceFailing, ExitCode.FAILED),  # the log has the traceback of the server that died
     (StoreError, ExitCode.FAILED),
+    (MissingPackage, ExitCode.FAILED),
     (SecurityError, ExitCode.CONFIGURATION),
     (PeerError, ExitCode.PEER),
     (TransportError, ExitCode.TRANSPORT),

@@ -15,10 +15,11 @@ __all__ = ["command"]
 @click.argument("level", required=False, type=click.Choice(LEVELS, case_sensitive=False))
 @click.option("--logger", default="", metavar="NAME", help="That of one logger; else of the root of all.")
 def command(name: str | None, pidfile: str | None, run_dir: str | None, level: str | None, logger: str) -> None:
-    """Show the least important level that a service logs, or change it until it ends, in all its processes.
+    """Show or change what a service logs.
 
-    NAME is the name of the service, or its process id; it may be left out where only one runs and no level is given.
-    Processes that start later have the level of the configuration. The exit status is 0 when all its processes have
+    That is the least important level that is logged, in all its processes; a change lasts until they end, and those
+    that start later have the level of the configuration. NAME is the name of the service, or its process id; it may be
+    left out where only one runs. The exit status is 0 when all its processes have
     answered, 1 when some have not.
     """
     if level is None and name is not None and name.lower() in LEVELS:

@@ -21,9 +21,10 @@ _HEADINGS = ("NAME", "PID", "MODE", "STATE", "UP", "WORKERS", "VERSION", "ENDPOI
 @selection
 @click.option("--json", "as_json", is_flag=True, help="As an object of JSON a line.")
 def command(name: str | None, pidfile: str | None, run_dir: str | None, as_json: bool) -> None:
-    """List the services of this user that run on this machine, those of `run` and those of `serve`.
+    """List the services that run on this machine.
 
-    NAME is the name of a service, or its process id. The exit status is 0 also when there is none.
+    Those of this user are found, of `run` and of `serve`. NAME is the name of a service, or its process id. The exit
+    status is 0 also when there is none.
 
     WORKERS are those that are ready, of those that there are. VERSION is that of dploylib.
     """

@@ -23,9 +23,10 @@ _AGAIN = 0.1  # seconds from one look to the next
     "--timeout", type=SECONDS, default=120.0, show_default=True, help="How long to wait until the reload is over."
 )
 def command(name: str | None, pidfile: str | None, run_dir: str | None, timeout: float) -> None:
-    """Reload a service of `dploylib serve`, its configuration and its code, as SIGHUP does, and wait for that.
+    """Reload a service of `dploylib serve`.
 
-    NAME is the name of the service, or its process id; it may be left out where only one runs.
+    Its configuration and its code, as SIGHUP does; and wait until that is over. NAME is the name of the service, or its
+    process id; it may be left out where only one runs.
 
     The exit status is 0 when it has reloaded; 1 when it has not, and goes on as it was: its log says why; 5 when that
     was not over after --timeout, and 8 when there is no such service.

@@ -65,7 +65,8 @@ log = logging.getLogger(__name__)
 @click.option(
     "-n",
     "--name",
-    show_default="that of the module",
+    metavar="NAME",
+    show_default="daemon.name, or that of the module",
     help="The name of the service, by which other commands find it.",
 )
 @click.option("--run-dir", metavar="DIR", help="The run directory, where other commands find it; else a new one.")
@@ -115,8 +116,8 @@ def command(
         with contextlib.ExitStack() as stack:
             if profile is not None:
                 stack.enter_context(profiled(service, profile))
-            service.name = name or service.name or _name_of(target)
-            local = Local(service, service.name)
+            service.name, service.default_name = name or service.name, _name_of(target)
+            local = Local(service)
             stack.enter_context(http_side(service, local))
             if control:
                 stack.enter_context(_found(local, run_dir, str(target), config or ""))

@@ -103,13 +103,11 @@ def one_of(services: Sequence[Running]) -> Running:
     return services[0]
 
 
-def answers_of(
-    service: Running, verb: str, argument: Any = None, kind: Any = Any, timeout: float = 1.0
-) -> Iterator[Answer]:
+def answers_of(service: Running, verb: str, argument: Any = None, timeout: float = 1.0) -> Iterator[Answer]:
     """What the processes of a service answer, by process id. The command ends with 1 after that, if some have not."""
     from ..control.asking import ask
 
-    answers = sorted(ask(service.run_dir, verb, argument, kind, timeout), key=lambda answer: answer.pid)
+    answers = ask(service.run_dir, verb, argument, timeout=timeout)
     yield from (answer for answer in answers if not answer.error)
     for answer in answers:
         if answer.error:

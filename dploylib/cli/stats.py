@@ -29,10 +29,10 @@ _PROCESS = ("PROCESS", "PID", "STATE", "UP", "CPU", "MEMORY", "HUB-P99")
 @selection
 @click.option("--json", "as_json", is_flag=True, help="As an object of JSON, with all that is counted.")
 def command(name: str | None, pidfile: str | None, run_dir: str | None, as_json: bool) -> None:
-    """Show what a service has counted since its start, by socket and by process; also in processes that have gone.
+    """Show what a service has counted since its start.
 
-    NAME is the name of the service, or its process id; it may be left out where only one runs. Times are those of
-    handlers. The exit status is 1 when none of its processes answers.
+    By socket and by process, with those that have gone. NAME is the name of the service, or its process id; it may be
+    left out where only one runs. Times are those of handlers. The exit status is 1 when none of its processes answers.
     """
     from ..control.remote import Remote
 

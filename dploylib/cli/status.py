@@ -19,7 +19,7 @@ __all__ = ["command"]
 @selection
 @click.option("--json", "as_json", is_flag=True, help="As an object of JSON a line.")
 def command(name: str | None, pidfile: str | None, run_dir: str | None, as_json: bool) -> None:
-    """Show the services that run, each with its endpoints and its workers.
+    """Show the services that run, and their workers.
 
     NAME is the name of a service, or its process id. Without it and without options, all of this user.
 

@@ -33,9 +33,10 @@ _AGAIN = 0.05  # seconds from one look to the next
     help="How long to wait until it has gone; 0 does not wait.",
 )
 def command(name: str | None, pidfile: str | None, run_dir: str | None, now: bool, timeout: float) -> None:
-    """Stop a service as SIGTERM does, and wait until it has gone.
+    """Stop a service, and wait until it has gone.
 
-    NAME is the name of the service, or its process id; it may be left out where only one runs.
+    Running handlers may finish, as with SIGTERM. NAME is the name of the service, or its process id; it may be left out
+    where only one runs.
 
     The exit status is 0 when it has gone, 5 when it had not after --timeout (it may still stop later), and 8 when there
     is no such service.

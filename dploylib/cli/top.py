@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..statistics import ProcessStatistics
     from .watching import Column, Row, Watch
 
-__all__ = ["command"]
+__all__ = ["Followed", "command"]
 
 
 @click.command("top", epilog="Example: dploylib top echo")
@@ -30,9 +30,10 @@ __all__ = ["command"]
 @click.option("--interval", type=SECONDS, default=1.0, show_default=True, help="From one look to the next.")
 @click.option("--once", is_flag=True, help="Print as text what happens within one interval, and end.")
 def command(name: str | None, pidfile: str | None, run_dir: str | None, interval: float, once: bool) -> None:
-    """Watch a service: messages a second, how long handlers take, errors, by socket and by process.
+    """Watch what happens in a service.
 
-    NAME is the name of the service, or its process id; it may be left out where only one runs.
+    Messages a second, how long handlers take, errors: by socket and by process. NAME is the name of the service, or its
+    process id; it may be left out where only one runs.
 
     Keys: Tab shows the other table, s sorts by the next column, as does a click on its heading, r the other way round;
     p pauses, ? helps, q ends. Where stdout is no terminal, it is as with --once. Needs dploylib[top].
@@ -40,7 +41,7 @@ def command(name: str | None, pidfile: str | None, run_dir: str | None, interval
     from .watching import Watch
 
     service = the_service(name, pidfile, run_dir)
-    watch = Watch(_Followed(service, lambda: found_services(name or service.name, pidfile, run_dir)))
+    watch = Watch(Followed(service, lambda: found_services(name or service.name, pidfile, run_dir)))
     if once or not sys.stdout.isatty():
         for line in _once(watch, interval):
             click.echo(line)
@@ -52,7 +53,7 @@ def command(name: str | None, pidfile: str | None, run_dir: str | None, interval
     TopScreen(watch, interval).run()
 
 
-class _Followed:
+class Followed:
     """A source: a service, and when that has gone, another one that is found in its place."""
 
     def __init__(self, service: Running, find: Callable[[], Sequence[Running]]) -> None:

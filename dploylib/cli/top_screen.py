@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Literal
 
 from rich.text import Text
@@ -143,6 +145,7 @@ class TopScreen(App[None]):
         self._view: View | None = None
         self._paused = False
         self._looking = False
+        self._looker = ThreadPoolExecutor(1, "look")
         self._received: deque[float] = deque(maxlen=_REMEMBERED)
         self._p99: deque[float] = deque(maxlen=_REMEMBERED)
         self._errors: deque[float] = deque(maxlen=_REMEMBERED)
@@ -173,14 +176,14 @@ class TopScreen(App[None]):
             self._looking = True
             self._look()
 
-    @work(thread=True)
-    def _look(self) -> None:
-        """In a thread: it may wait for processes that are silent."""
+    @work
+    async def _look(self) -> None:
+        """In a thread, since it may wait for processes that are silent; in the same one, for what a source keeps."""
         try:
-            view = self._watch.look()
+            view = await asyncio.get_running_loop().run_in_executor(self._looker, self._watch.look)
         finally:
             self._looking = False
-        self.call_from_thread(self._show, view)
+        self._show(view)
 
     def _show(self, view: View) -> None:
         if self._paused:
@@ -209,8 +212,9 @@ class TopScreen(App[None]):
             ready = health.ready and bool(processes)
             why = "; ".join(health.why) or (health.state if processes else "no process answers")
             headline.append("ready" if ready else f"not ready: {why}", style="green" if ready else "red")
-            headline.append(f", {processes} process{'' if processes == 1 else 'es'}")
-            headline.append(f", {number(self._view.total.in_flight)} in flight")
+            if processes:
+                headline.append(f", {processes} process{'' if processes == 1 else 'es'}")
+                headline.append(f", {number(self._view.total.in_flight)} in flight")
         if self._paused:
             headline.append("  paused", style="yellow")
         self.query_one("#headline", Static).update(headline)

@@ -233,6 +233,7 @@ class Settings:
         self._broken: dict[str, list[str]] = {}
         self.placement = Placement()
         self.name = ""
+        self.default_name = "dploylib"
         self.exports_traces = False
         self.security_is_known = not any(problem.path.partition(".")[0] == "security" for problem in found)
         if found:
@@ -271,7 +272,7 @@ class Settings:
     @property
     def service(self) -> str:
         """What the service is called."""
-        return self.name or self.configuration.daemon.name or "dploylib"
+        return self.name or self.configuration.daemon.name or self.default_name
 
     @property
     def server_names(self) -> list[str]:

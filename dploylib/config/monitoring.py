@@ -42,7 +42,7 @@ class MonitoringSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     statistics: Annotated[
         bool,
-        Meta(description="Whether times, bytes and connections are counted; messages and errors always are."),
+        Meta(description="Whether times and connections are counted; messages, bytes and errors always are."),
     ] = True
     http: Annotated[
         _Port | _Address | None,

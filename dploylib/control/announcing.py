@@ -30,7 +30,7 @@ def announced(service: Service, name: str, path: str | None = None) -> Iterator[
     def tell(state: State) -> None:
         directory.write_status(
             {
-                "name": name,
+                "name": name if service.settings is None else service.settings.service,
                 "mode": "run",
                 "pid": os.getpid(),
                 "version": __version__,

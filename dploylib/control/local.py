@@ -26,21 +26,30 @@ class Running(Protocol):
     servers: Mapping[str, Any]
     settings: Any
     state: State
+    called: str
 
     def statistics(self) -> dict[str, ServerStatistics]:
         """What is known of each server, by name."""
 
 
 class Local:
-    """A `Source` of what runs in this process, from any thread. `role` is what the process is to the service."""
+    """A `Source` of what runs in this process, from any thread. `role` is what the process is to the service.
 
-    def __init__(self, service: Any, name: str, role: str = "run") -> None:
+    `name` is what the service is called; '' for what it calls itself.
+    """
+
+    def __init__(self, service: Any, name: str = "", role: str = "run") -> None:
         self.service: Running = service
-        self.name = name
+        self._name = name
         self.role = role
         self.pid = os.getpid()
         self.instance = uuid4().hex
         self.started = time.time()
+
+    @property
+    def name(self) -> str:
+        """What the service is called."""
+        return self._name or self.service.called
 
     @property
     def state(self) -> str:

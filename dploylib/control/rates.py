@@ -7,12 +7,12 @@ from typing import TypeVar
 
 import msgspec
 
-from ..statistics import Histogram, ProcessStatistics, SocketStatistics
+from ..statistics import Histogram, ProcessStatistics, SocketStatistics, merged
 
 __all__ = ["ProcessRates", "SocketRates", "added", "by_process", "by_socket", "process_rates", "socket_rates"]
 
 GONE = "gone"
-"""The role of what all processes together tell that have ended: nothing happens there any more."""
+"""The role of what all processes together tell that have ended."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -64,9 +64,11 @@ def socket_rates(before: Iterable[ProcessStatistics], now: Iterable[ProcessStati
     """Those of each socket in each process that is there now.
 
     A process that was not there before counts from its start. What counts less than before began anew meanwhile, and
-    counts from 0. A process that tells what it told before is silent: nothing is known to have happened.
+    counts from 0. A process that tells what it told before is silent: nothing is known to have happened. Of those that
+    have gone since, there is what they did before their end, all together, with the process id 0.
     """
-    rates = []
+    before, now = list(before), list(now)
+    rates = _of_gone(before, now)
     for process, earlier, seconds in _paired(before, now):
         for name, server in process.servers.items():
             was = earlier.servers.get(name) if earlier is not None else None
@@ -144,6 +146,22 @@ def _paired(
         if process.role != GONE:
             was = earlier.get(process.instance)
             yield process, was, process.taken - (was.taken if was is not None else process.started)
+
+
+def _of_gone(before: list[ProcessStatistics], now: list[ProcessStatistics]) -> list[SocketRates]:
+    """What those did that have gone meanwhile: all that is told of such, but for what they had told themselves."""
+    here = {process.instance for process in now if process.role != GONE}
+    told = merged(process for process in before if process.instance not in here)
+    seconds = max((process.taken for process in now), default=0.0) - max((one.taken for one in before), default=0.0)
+    rates = []
+    for process in now if before else []:
+        for name, server in process.servers.items() if process.role == GONE else ():
+            for socket_name, socket in server.sockets.items():
+                old = told[name].sockets.get(socket_name) if name in told else None
+                if old is None or socket.received > old.received or socket.sent > old.sent:
+                    old = old or SocketStatistics(type=socket.type)
+                    rates.append(_socket_rates(name, socket_name, process.pid, old, socket, seconds))
+    return rates
 
 
 def _socket_rates(

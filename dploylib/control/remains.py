@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
-from ..statistics import Connections, ProcessStatistics, ServerStatistics, together
+from ..statistics import ProcessStatistics, ServerStatistics, at_rest
 
-__all__ = ["Remains", "add_remains", "at_rest", "read_remains"]
+__all__ = ["Remains", "add_remains", "read_remains"]
 
 _FILE, _LOCK = "ended.json", "ended.lock"
 _MOST = 1000  # instances that are known by name; whoever asked before the first of them ended asks too rarely
@@ -49,19 +49,6 @@ def read_remains(run_dir: str) -> Remains:
     with contextlib.suppress(OSError, msgspec.MsgspecError), open(os.path.join(run_dir, _FILE), "rb") as file:
         return msgspec.json.decode(file.read(), type=Remains)
     return Remains()
-
-
-def at_rest(several: Iterable[dict[str, ServerStatistics]]) -> dict[str, ServerStatistics]:
-    """The servers of processes that have ended as those of one: nothing is in flight, and nobody connected."""
-    servers = together(several)
-    for server in servers.values():
-        server.state = "stopped"
-        for socket in server.sockets.values():
-            socket.handled = socket.received
-            if socket.connections is not None:
-                counts = socket.connections
-                socket.connections = Connections(opened=counts.opened, closed=counts.opened, failed=counts.failed)
-    return servers
 
 
 @contextlib.contextmanager

@@ -95,8 +95,9 @@ class RunDir:
             os.close(lock)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Say what there is to be known of the service, or of the part of it that is this arbiter's."""
-        write_status(self.path, status)
+        """Say what there is to be known of the service, or of this arbiter's part of it, until it has let go."""
+        if self._lock >= 0:
+            write_status(self.path, status)
 
     def expect(self, pid: int) -> None:
         """Count a second arbiter among those that have it, though it has said nothing yet."""

@@ -56,7 +56,8 @@ class Snapshot:
             if ever.last_error is not None:
                 socket["last_error"] = {"time": ever.last_error.time, "type": ever.last_error.type}
         processes = msgspec.to_builtins(self.processes)
-        for process in processes:
+        for process, told in zip(processes, self.processes, strict=True):
+            process["hub_delay"] = msgspec.to_builtins(told.hub_delay)
             del process["servers"]
         return msgspec.json.encode(
             {

@@ -26,8 +26,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 class Source(Protocol):
     """Tells how a service is. Its methods may wait, for 100 ms mostly, and raise nothing when a process is silent."""
 
-    name: str
-    """What the service is called."""
+    @property
+    def name(self) -> str:
+        """What the service is called."""
 
     def statistics(self) -> list[ProcessStatistics]:
         """What each of its processes tells now, or told last if it is silent, and all those together that are gone.

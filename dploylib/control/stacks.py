@@ -19,15 +19,15 @@ from ..transport.greenlets import IDLE, all_greenlets, is_active, main_of
 
 __all__ = ["stack", "stacks"]
 
-_OBSERVED = Dispatcher._observe.__code__
+_HANDLING = Dispatcher.__call__.__code__
 
 
 def stacks(servers: Iterable[Server] = (), outside: Collection[str] = ()) -> str:
     """What the threads do now, and where the greenlets wait that have begun, by name.
 
     Those of these servers come first, each under its name, with those that its handlers have spawned. Greenlets of one
-    name that are at the same place are told once, with their number. How old their messages are is told where hooks
-    observe messages. The thread that asks is left out, and of a stack the frames of packages that are `outside`, with
+    name that are at the same place are told once, with their number. How old their messages are is told where
+    times are counted. The thread that asks is left out, and of a stack the frames of packages that are `outside`, with
     those above them.
     """
     owned: dict[str, list[_Standing]] = {server.name: [] for server in servers}
@@ -63,6 +63,8 @@ class _Standing(NamedTuple):
 def _standing() -> list[_Standing]:
     known = {one for one in all_greenlets() if is_active(one) or isinstance(one, Hub)}
     # The collector knows neither the main greenlets nor what gc.freeze() has hidden from it.
+    begins = map(_bottom, sys._current_frames().values())
+    known |= {frame.f_locals["self"] for frame in begins if frame.f_code is IDLE}
     known |= {one.parent for one in known if one.parent is not None} | {main_of(one) for one in known}
     hubs = {one for one in known if isinstance(one, Hub)}
     threads = {main_of(hub): hub.thread_ident for hub in hubs}
@@ -80,18 +82,27 @@ def _standing() -> list[_Standing]:
         frames.pop(runs, None)
         if frame.f_code is not IDLE:
             found.append(_Standing(runs, frame, thread))
-    return found + [_Standing(one, frame) for one, frame in frames.items() if one not in hubs]
+    waiting = [one for one in frames if one not in hubs]
+    # A main greenlet that does not run has a frame, or its thread has ended.
+    waiting = [one for one in waiting if one.parent is not None or frames[one] is not None]
+    return found + [_Standing(one, frames[one]) for one in waiting]
 
 
 def _runner(frame: FrameType, frameless: list[Any]) -> Any:
     """Which of the greenlets without a frame is the one that a thread runs: the others have called nothing but C."""
-    while frame.f_back is not None:
-        frame = frame.f_back
+    first = _bottom(frame).f_code
     for one in frameless:
         begins = Hub.run if isinstance(one, Hub) else getattr(one, "__dict__", {}).get("_run")
-        if getattr(begins, "__code__", None) is frame.f_code:
+        if getattr(begins, "__code__", None) is first:
             return one
     return next((one for one in frameless if one.parent is None), None)
+
+
+def _bottom(frame: FrameType) -> FrameType:
+    """The outermost frame of a stack."""
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def _told(found: Iterable[_Standing], outside: Collection[str]) -> list[str]:
@@ -126,7 +137,7 @@ def _places(frame: FrameType | None) -> tuple[tuple[tuple[CodeType, int | None],
     places, age = [], None
     while frame is not None:
         places.append((frame.f_code, frame.f_lineno))
-        if frame.f_code is _OBSERVED and "began" in frame.f_locals:
+        if frame.f_code is _HANDLING and "began" in frame.f_locals:
             age = monotonic() - frame.f_locals["began"]
         frame = frame.f_back
     return tuple(places), age

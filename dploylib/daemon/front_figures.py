@@ -18,6 +18,7 @@ class FrontFigures:
     server_classes: Mapping[str, type[Any]] = {}
     servers: Mapping[str, Any] = {}
     settings: Any = None
+    called = "front"
     state = State.RUNNING
 
     def __init__(self, lanes: Mapping[Any, Passing]) -> None:

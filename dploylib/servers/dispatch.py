@@ -31,7 +31,7 @@ from ..errors import (
     TransportError,
     Unroutable,
 )
-from ..handling import KEY, Where
+from ..handling import HANDLED, Where
 from ..statistics import Histogram, LastError, SocketStatistics, Timings
 from ..transport import PROBLEM_MIMETYPE, TEXT_MIMETYPE, Envelope, Metadata, Problem, ReceivedData, Sender, Socket
 from ..transport.codecs import encode
@@ -230,7 +230,7 @@ class Dispatcher:
             else:
                 metadata = received.metadata
                 greenlet: Any = getcurrent()
-                greenlet.spawn_tree_locals = {KEY: (self._where, metadata)}  # as `begin` does, for 80 ns less
+                greenlet.spawn_tree_locals = {HANDLED: (self._where, metadata)}  # as `begin` does
                 if not self._timed:
                     self._pass(channel, received)
                     return

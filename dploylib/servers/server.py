@@ -119,10 +119,10 @@ class DployServer:
 
         Of one behind a front, what the front is bound to.
         """
-        links = self._links
-        return {
-            name: list(links[name].uris) if name in links else socket.endpoints for name, socket in self.sockets.items()
-        }
+        return {name: self._endpoints_of(name, socket) for name, socket in self.sockets.items()}
+
+    def _endpoints_of(self, name: str, socket: Socket) -> list[str]:
+        return list(self._links[name].uris) if name in self._links else socket.endpoints
 
     @property
     def state(self) -> str:
@@ -203,6 +203,7 @@ class DployServer:
             self.setup()
             try:
                 if not self.stopping:
+                    self._state = "running"
                     hooks.call("server_started", self)
                     self._run(hooks)
             finally:
@@ -230,7 +231,6 @@ class DployServer:
 
         The order of a stop is numbered here and in `_shut_down`. All phases share one deadline.
         """
-        self._state = "running"
         if self._control_uri is not None:
             self._control = ControlLink(self.name, self._control_uri, self.context)
             self.spawn(self._control.listen, self._obey)
@@ -355,15 +355,14 @@ class Server(DployServer):
     def statistics(self) -> ServerStatistics:
         """What is known of the server and its sockets at this moment. Any thread may ask."""
         types = {one.name: one.socket_type for one in self.description.sockets.values()}
-        endpoints = self.endpoints
         sockets = {}
-        for name, socket in self.sockets.items():
+        for name, socket in self.sockets.items():  # some may come meanwhile
             dispatcher = self._dispatchers.get(name)
             if dispatcher is None:
                 found = socket_statistics(socket, types.get(name, socket.socket_type))
             else:
                 found = dispatcher.statistics()
-            found.endpoints = endpoints[name]
+            found.endpoints = self._endpoints_of(name, socket)
             sockets[name] = found
         hub_delay = self._hub_delay.count()
         return ServerStatistics(type=type(self).__qualname__, state=self.state, hub_delay=hub_delay, sockets=sockets)

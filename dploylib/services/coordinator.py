@@ -18,7 +18,7 @@ from ..security import leaves_machine
 from ..servers import GRACEFUL_TIMEOUT, Hook, Server
 from ..servers.control import Stop, control_topic
 from ..servers.hooks import Hooks
-from ..statistics import ServerStatistics, together
+from ..statistics import ServerStatistics, at_rest, together
 from ..transport import Context, ReceiveLoop, Socket
 from ..transport.spawning import spawn_named
 from .observing import observers
@@ -42,7 +42,7 @@ class ServerRun:
     `ready` is set once the server has its sockets and is set up; `endpoints` are what these are bound and connected to
     then. `ended` is set once it is over, and `error` is why, if it was not told to stop. `server` is the server, if it
     runs in this process; else `told` is what its process has told of it last. `before` is what the runs of it before
-    this one have counted.
+    this one have counted, which have ended.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ServerRun:
         settings = self.settings.at(self.endpoints)
         other = ServerRun(self.name, self.server_cls, settings, self.control_uri, self.hooks, self.max_blocking)
         other.endpoints = self.endpoints
-        other.before = self.statistics()
+        other.before = at_rest([{"": self.statistics()}])[""]
         return other
 
 

@@ -369,7 +369,8 @@ class _Announcement(Hook):
         self._coordinator = coordinator
 
     def server_started(self, server: Any) -> None:
-        """Say where the sockets are."""
+        """Say where the sockets are, and what there is to be counted."""
+        self._coordinator.say("statistics", server.statistics())
         self._coordinator.say("endpoints", server.endpoints)
         self.made = True
 

@@ -76,6 +76,7 @@ class Service:
         self.graceful_timeout = GRACEFUL_TIMEOUT
         self.placement = Placement()
         self.name = ""
+        self.default_name = "dploylib"
         self.exports_traces = False
         self._hooks: list[Hook] = []
         for hook in hooks:
@@ -122,6 +123,11 @@ class Service:
         """The settings of the templates, the strongest last, each after what errors call it."""
         classes = self.server_classes
         return [settings for template in self._templates for settings in template.settings_for(classes)]
+
+    @property
+    def called(self) -> str:
+        """Its name: that which it was given, or that of its configuration once that is known, or `default_name`."""
+        return self.name or (self.default_name if self.settings is None else self.settings.service)
 
     @property
     def state(self) -> State:
@@ -252,9 +258,9 @@ class Service:
                 raise ServiceStateError("the service was stopped while it started")
             self.settings = settings
             settings.placement = self.placement
-            settings.name = self.name
+            settings.name, settings.default_name = self.name, self.default_name
             settings.exports_traces = self.exports_traces
-            if self.exports_traces:
+            if self.exports_traces and self._coordinator.in_this_process:
                 set_up(settings.service, settings.configuration.monitoring.tracing)
             self._on_settings(settings)
             classes = {name: cls for name, cls in self.server_classes.items() if self.placement.has(name)}

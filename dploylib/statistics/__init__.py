@@ -7,6 +7,7 @@ from .model import (
     ProcessStatistics,
     ServerStatistics,
     SocketStatistics,
+    at_rest,
     merged,
     together,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "ServerStatistics",
     "SocketStatistics",
     "Timings",
+    "at_rest",
     "merged",
     "together",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from .histogram import Histogram
 
@@ -15,6 +16,7 @@ __all__ = [
     "ProcessStatistics",
     "ServerStatistics",
     "SocketStatistics",
+    "at_rest",
     "merged",
     "together",
 ]
@@ -141,6 +143,22 @@ def together(several: Iterable[Mapping[str, ServerStatistics]]) -> dict[str, Ser
     for one in several:
         servers = _sum(servers, one)
     return servers
+
+
+def at_rest(several: Iterable[Mapping[str, ServerStatistics]]) -> dict[str, ServerStatistics]:
+    """The same of servers that have ended: nothing is in flight, nobody connected, and no handler may run."""
+    return {
+        name: replace(
+            server, state="stopped", sockets={socket: _at_rest(one) for socket, one in server.sockets.items()}
+        )
+        for name, server in together(several).items()
+    }
+
+
+def _at_rest(socket: SocketStatistics) -> SocketStatistics:
+    counts = socket.connections
+    closed = None if counts is None else replace(counts, closed=counts.opened)
+    return replace(socket, handled=socket.received, concurrency=0, connections=closed)
 
 
 def _sum(one: Any, other: Any) -> Any:

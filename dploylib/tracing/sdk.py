@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import entry_points
 from random import getrandbits
 from typing import Any
@@ -35,9 +36,10 @@ def provider_of(service: str, share: float | None, exporters: Iterable[SpanExpor
     resource = Resource.create({})
     if str(resource.attributes.get("service.name")).startswith("unknown_service"):  # else OTEL_SERVICE_NAME says it
         resource = resource.merge(Resource({"service.name": service}))
-    provider = TracerProvider(resource=resource) if share is None else SampledEarly(share, resource)
-    for exporter in exporters:
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+    with _without_fork_hooks():
+        provider = TracerProvider(resource=resource) if share is None else SampledEarly(share, resource)
+        for exporter in exporters:
+            provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
 
@@ -71,6 +73,21 @@ class _Ids(RandomIdGenerator):
         """The id of a new trace."""
         chosen, self.next_trace = self.next_trace, None
         return chosen or super().generate_trace_id()
+
+
+@contextlib.contextmanager
+def _without_fork_hooks() -> Iterator[None]:
+    """Let nothing be called in children that are forked. What exports spans notices by itself that it was forked.
+
+    The hooks of the SDK start threads in each child, before that becomes another program. Where the standard library is
+    patched, these are greenlets, and waiting for them lets all greenlets of the parent run in the child.
+    """
+    register = os.register_at_fork
+    os.register_at_fork = lambda **_: None
+    try:
+        yield
+    finally:
+        os.register_at_fork = register
 
 
 def _exporter(name: str) -> Any:

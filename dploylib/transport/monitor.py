@@ -55,6 +55,9 @@ def monitor_endpoint(socket: Socket, events: int) -> str:
     # A name of its own: pyzmq makes one of the file descriptor, which may be used again before the name is free.
     endpoint = f"inproc://monitor-{uuid4().hex}"
     socket._zmq_socket.monitor(endpoint, events)  # past the property: nobody else gets to use it
+    if socket.connection_count is not None:  # which was by the monitor before this one
+        socket.connection_count.end()
+        socket.connection_count = None
     return endpoint
 
 
@@ -72,8 +75,6 @@ class SocketMonitor:
     def __init__(self, socket: Socket, events: int = _WATCHED) -> None:
         if socket.guard is not None:
             raise SocketStateError(f"cannot monitor {socket!r}: its monitor is needed for looking at who connects")
-        if socket.connection_count is not None:  # which is by another one
-            socket.connection_count.close()
         self._watched: Socket | None = socket
         self._socket = _connected(monitor_endpoint(socket, events), socket.context)
 
@@ -122,6 +123,11 @@ class SocketMonitor:
                 return events
             raise self._socket._translated(error, "receive") from error
 
+    def forget(self) -> None:
+        """Hear nothing more, where the socket has another monitor now."""
+        self._watched = None
+        self.close()
+
     def close(self) -> None:
         """Hear nothing more."""
         watched = self._watched
@@ -158,14 +164,16 @@ class _ConnectionCount:
                 counts.closed += 1
             elif event & _FAILED:
                 counts.failed += 1
-            elif event == zmq.EVENT_MONITOR_STOPPED:
-                self.close()
-            else:
+            elif event != zmq.EVENT_MONITOR_STOPPED:
                 counts.opened += 1
 
     def close(self) -> None:
-        """Count no more."""
+        """Count no more: the socket is about to be closed."""
         self._monitor.close()
+
+    def end(self) -> None:
+        """Count no more: the socket has another monitor now, and this one was told to stop."""
+        self._monitor.forget()
 
 
 def count_connections(socket: Socket) -> None:

@@ -93,7 +93,7 @@ class GreenWaiter:
         self._looks_soon = False
         self._hub = gevent.get_hub()
         self._watcher = zmq_socket._state_event
-        self._soon: Callable[[Callable[[], None]], Any] = self._watcher.loop.run_callback
+        self._soon: Callable[..., Any] = self._watcher.loop.run_callback
         self._tell_zmq_green = self._watcher.callback
         self._watcher.stop()
         self._watcher.start(self._look)
@@ -160,7 +160,7 @@ class GreenWaiter:
         """Look at the events for those who wait, as soon as the caller lets the hub run."""
         if not self._looks_soon and (self._reader is not None or self._writer is not None):
             self._looks_soon = True
-            self._soon(self._look)
+            self._soon(self._look, True)
 
     def stop(self) -> None:
         """Watch no more: the socket was closed, as zmq.green tells us, or its context terminated.
@@ -177,9 +177,14 @@ class GreenWaiter:
         if gevent.get_hub() is not self._hub:
             raise SocketStateError(f"cannot wait on {self._socket!r} here: it belongs to the thread that made it")
 
-    def _look(self) -> None:
-        """Switch to who waits for what has happened. Called by the hub: on an event, or after none for long."""
-        self._looks_soon = False
+    def _look(self, woken: bool = False) -> None:
+        """Switch to who waits for what has happened. Called by the hub: on an event, or after none for long.
+
+        Only the call that `wake` has asked for lets it ask again: while busy, the hub takes few of these calls a round,
+        and would have thousands before it, and seconds of them, if each event that comes first brought another one.
+        """
+        if woken:
+            self._looks_soon = False
         if self.shared:  # 3 us; first, since that too may take an event away
             self._tell_zmq_green()
         try:

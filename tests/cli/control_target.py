@@ -78,6 +78,7 @@ class Control(Server):
 
 
 service = Service()
+service.name = "parrot"
 service.add_server("control", Control)
 found = announced(service, "parrot", DIRECTORY) if ROLE == "run" else contextlib.nullcontext()
 with found:

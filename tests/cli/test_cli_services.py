@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from dploylib.cli.services import found_services
+from dploylib.cli.top import Followed
 from dploylib.control.finding import running_in
 
 pytestmark = pytest.mark.once("commands run in interpreters of their own")
@@ -72,6 +74,9 @@ class Machine:
     def log(self, process: "subprocess.Popen[bytes]") -> str:
         return (self.directory / f"log{self.processes.index(process)}").read_text()
 
+    def endpoint(self, process: "subprocess.Popen[bytes]") -> str:
+        return self.log(process).partition("echo.request is at ")[2].split()[0]
+
     def run(self, *options: str, **environment: str) -> "subprocess.Popen[bytes]":
         """`dploylib run`, which is ready."""
         process = self.start("-m", "dploylib", "run", "parrot", "-c", "config.yaml", *options, **environment)
@@ -79,10 +84,10 @@ class Machine:
         assert process.poll() is None, self.log(process)
         return process
 
-    def fake(self, role: str = "run") -> "subprocess.Popen[bytes]":
-        """A process that can be asked, of the one service with the run directory `run`."""
-        process = self.start(str(TARGET), str(self.directory / "run"), role)
-        run_dir = self.directory / "run"
+    def fake(self, role: str = "run", directory: str = "run") -> "subprocess.Popen[bytes]":
+        """A process that can be asked, of a service with this run directory."""
+        run_dir = self.directory / directory
+        process = self.start(str(TARGET), str(run_dir), role)
         wait_until((run_dir / f"control.{process.pid}").exists)
         wait_until(lambda: all(one["state"] == "ready" for one in running_in(str(run_dir))))
         return process
@@ -137,6 +142,15 @@ def test_a_service_that_run_runs_is_found_until_it_ends(machine):
         0,
     )
     assert machine.do("status").returncode == 1
+
+
+def test_the_configuration_names_a_service_unless_an_option_does(machine):
+    machine.run("--set", "daemon.name=shop")
+    machine.run("--set", "daemon.name=shop", "--name", "other")
+    names = {json.loads(line)["name"] for line in machine.do("ps", "--json").stdout.splitlines()}
+    assert names == {"shop", "other"}
+    for name in names:
+        assert json.loads(machine.do("stats", name, "--json").stdout)["processes"][0]["service"] == name
 
 
 def test_what_a_killed_service_leaves_is_removed_by_the_next(machine):
@@ -210,19 +224,17 @@ def test_a_service_that_does_not_run_has_an_exit_status_of_its_own(machine, comm
 # Health -------------------------------------------------------------------------------------------------------------
 
 
-def test_health_is_0_when_all_processes_are_ready_and_1_with_the_reasons_when_not(machine):
-    service, worker = machine.fake(), machine.fake("worker")
+def test_health_is_0_when_it_is_ready_and_1_with_the_reasons_when_not(machine):
+    service = machine.fake()
     done = machine.do("health")
     assert (done.returncode, done.stdout) == (0, f"parrot ({service.pid}): ready\n")
     (machine.directory / "run" / "unready").write_text("no seed")
     done = machine.do("health")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "no seed" in done.stderr
-    (machine.directory / "run" / "unready").unlink()
-    worker.send_signal(signal.SIGSTOP)
-    done = machine.do("health")
     assert done.returncode == 1
-    assert str(worker.pid) in done.stderr
+    assert done.stdout.splitlines()[0] == f"parrot ({service.pid}): not ready"
+    assert "no seed" in done.stdout
+    service.send_signal(signal.SIGSTOP)
+    assert machine.do("health").returncode == 1
 
 
 def test_health_waits_for_a_service_that_is_not_there_yet(machine):
@@ -287,6 +299,18 @@ def test_stats_adds_up_all_processes(machine):
     assert "echo.request: last error: ValueError: no\\nseed\n" in done.stdout
 
 
+def test_a_service_that_run_runs_tells_of_itself(machine):
+    service = machine.run()
+    assert machine.do("call", machine.endpoint(service), "hello").stdout == "hello\n"
+    assert machine.do("health").stdout == f"parrot ({service.pid}): ready\n"
+    [process] = json.loads(machine.do("stats", "--json").stdout)["processes"]
+    assert (process["pid"], process["role"]) == (service.pid, "run")
+    assert process["servers"]["echo"]["sockets"]["request"]["received"] == 1
+    assert "server echo" in machine.do("stacks").stdout
+    assert machine.do("loglevel", "error").stdout == f"process {service.pid}: error, was info\n"
+    assert f"run {service.pid}" in machine.do("top", "--once", "--interval", "0.1").stdout
+
+
 def test_processes_that_do_not_answer_are_told_and_the_others_shown(machine):
     service, worker = machine.fake(), machine.fake("worker")
     worker.send_signal(signal.SIGSTOP)
@@ -334,6 +358,20 @@ def test_top_prints_one_interval_where_there_is_no_terminal(machine):
     assert shown == ["echo.request", "200", "50ms", "4", "10"]
     processes = [line.split()[:3] for line in lines[4:]]
     assert sorted(processes) == [["run", str(service.pid), "100"], ["worker", str(worker.pid), "100"]]
+
+
+def test_top_goes_on_with_a_service_that_takes_the_place_of_the_one_that_has_gone(machine, monkeypatch):
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(machine.base))
+    first = machine.fake()
+    [service] = found_services("parrot", None, None)
+    followed = Followed(service, lambda: found_services("parrot", None, None))
+    assert [one.pid for one in followed.statistics()] == [first.pid]
+    first.send_signal(signal.SIGTERM)
+    first.wait(PATIENCE)
+    assert [one.pid for one in followed.statistics() if one.role != "gone" and one.pid != first.pid] == []
+    second = machine.fake(directory="another")
+    assert [one.pid for one in followed.statistics()] == [second.pid]
+    assert followed.health().ready
 
 
 def test_top_draws_in_a_terminal_and_leaves_it_as_it_was(machine):

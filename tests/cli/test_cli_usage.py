@@ -20,7 +20,10 @@ from dploylib.messages import MESSAGES
 pytestmark = pytest.mark.once("commands run in interpreters of their own, and patch nothing")
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-COMMANDS = ("run", "serve", "status", "check", "schema", "call", "send", "listen", "keygen", "key")
+COMMANDS = (
+    *("run", "serve", "ps", "status", "stats", "top", "health", "stop", "reload", "stacks", "loglevel"),
+    *("profile", "check", "schema", "call", "send", "listen", "keygen", "key"),
+)
 SUBCOMMANDS = ("key show", "key authorize", "key revoke")
 
 

@@ -57,10 +57,11 @@ class BusySource(FixedSource):
             started=self.began - HOUR / 2,
             cpu_seconds=0.6 * now % 1e6,
             resident=(64 + pid % 10) << 20,
-            hub_delay=delay,
             servers={
                 "orders": ServerStatistics(
-                    type="shop.Orders", sockets={k: v for k, v in sockets.items() if k != "reports"}
+                    type="shop.Orders",
+                    hub_delay=delay,
+                    sockets={k: v for k, v in sockets.items() if k != "reports"},
                 ),
                 "<b>night</b>": ServerStatistics(
                     type="shop.Night", restarts=2, sockets={k: v for k, v in sockets.items() if k == "reports"}

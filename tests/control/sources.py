@@ -27,9 +27,12 @@ def a_socket(**counts):
     return SocketStatistics(**{"type": "rep", "endpoints": ["tcp://127.0.0.1:14445"], **counts})
 
 
-def a_process(role="worker", pid=10, *, sockets=None, state="running", **fields):
+def a_process(role="worker", pid=10, *, sockets=None, state="running", hub_delay=None, **fields):
     """A process with one server, `echo`."""
     now = time.time()
+    echo = ServerStatistics(
+        type="service.EchoServer", state=state, hub_delay=hub_delay or Histogram(), sockets=sockets or {}
+    )
     return ProcessStatistics(
         **{
             "service": "shop",
@@ -40,7 +43,7 @@ def a_process(role="worker", pid=10, *, sockets=None, state="running", **fields)
             "state": state,
             "started": now - 60,
             "taken": now,
-            "servers": {"echo": ServerStatistics(type="service.EchoServer", state=state, sockets=sockets or {})},
+            "servers": {"echo": echo},
             **fields,
         }
     )

@@ -19,7 +19,7 @@ def times(**counts):
 
 def process(pid=1, taken=100.0, started=50.0, role="worker", instance=None, cpu=0.0, hub=None, **sockets):
     """The statistics of a process whose server `echo` has these sockets."""
-    servers = {"echo": ServerStatistics(type="Echo", sockets=sockets)}
+    servers = {"echo": ServerStatistics(type="Echo", hub_delay=hub or Histogram(), sockets=sockets)}
     return ProcessStatistics(
         service="parrot",
         role=role,
@@ -31,7 +31,6 @@ def process(pid=1, taken=100.0, started=50.0, role="worker", instance=None, cpu=
         taken=taken,
         cpu_seconds=cpu,
         resident=1000,
-        hub_delay=hub or Histogram(),
         servers=servers,
     )
 

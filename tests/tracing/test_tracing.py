@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import gevent
 import opentelemetry.trace
@@ -337,3 +339,30 @@ def test_a_provider_of_the_program_stays(use):
     use(provider)
     set_up("tests", 0.5)
     assert opentelemetry.trace.get_tracer_provider() is provider
+
+
+def test_no_greenlet_runs_in_a_child_that_is_to_become_another_program():
+    script = """
+from gevent import monkey
+monkey.patch_all()
+import os
+import gevent
+from gevent import subprocess
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+from dploylib.tracing.sdk import provider_of
+
+provider_of("tests", 1.0, [ConsoleSpanExporter()])
+parent = os.getpid()
+
+def run():
+    while True:
+        gevent.sleep(0)
+        if os.getpid() != parent:
+            os._exit(99)
+
+gevent.spawn(run)
+gevent.sleep(0)
+print(subprocess.run(["true"]).returncode)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("0\n", "")

@@ -435,3 +435,22 @@ def test_a_socket_that_waits_in_a_thread_of_another_hub_says_so(context):
 
     gevent.get_hub().threadpool.spawn(wait).get(timeout=10)
     assert "belongs to the thread that made it" in errors[0]
+
+
+def test_events_that_come_before_a_look_that_was_asked_for_do_not_ask_for_another(connected, wait_for):
+    reader, writer = connected("pair", "pair")
+    looked = []
+    reader.call_back(lambda: looked.append(1))  # it reads nothing: there is a message whenever somebody looks
+    writer.send_frames([b"one"])
+    wait_for(lambda: looked)
+    gevent.sleep(0)
+    looked.clear()
+    for _ in range(50):
+        reader.look()
+        reader._waiter._look()  # as the hub does when there is an event
+    assert len(looked) == 50
+    for _ in range(5):
+        gevent.sleep(0)
+    assert len(looked) < 60
+    reader.close(linger=0)
+    writer.close(linger=0)
