@@ -337,7 +337,7 @@ def served(context, ipc_dir):
         server = OneOfEach("it", settings, None, context)
         running.append((server, gevent.spawn(server.start)))
         with gevent.Timeout(PATIENCE):
-            while server.state == "starting":
+            while server.statistics().state == "starting":
                 gevent.sleep(0.002)
         return server
 
@@ -481,7 +481,7 @@ def test_counting_leaves_nothing_behind(leak_check, peer):
         server = OneOfEach("it", settings.server_settings("it"), None, context)
         greenlet = gevent.spawn(server.start)
         with gevent.Timeout(PATIENCE):
-            while server.state == "starting":
+            while server.statistics().state == "starting":
                 gevent.sleep(0.002)
         with Socket.connect_new("req", server.endpoints["request"][0], context=context) as client:
             client.send_text("x")
@@ -499,17 +499,17 @@ def test_the_state_is_that_of_its_life(serve, wait_until):
 
     class Tells(Server):
         def setup(self):
-            states.append(self.state)
+            states.append(self.statistics().state)
 
         def teardown(self):
-            states.append(self.state)
+            states.append(self.statistics().state)
             go_on.wait()
 
     server = serve(Tells)
-    wait_until(lambda: server.state == "running")
+    wait_until(lambda: server.statistics().state == "running")
     assert server.statistics().state == "running"
     server.stop()
-    assert server.state == "stopping"
+    assert server.statistics().state == "stopping"
     wait_until(lambda: len(states) == 2)
     go_on.set()
     serve.result(server)
@@ -525,7 +525,7 @@ def test_one_that_failed_is_stopped(serve):
     server = serve(Fails)
     with pytest.raises(Exception, match="division"):
         serve.result(server)
-    assert server.state == "stopped"
+    assert server.statistics().state == "stopped"
 
 
 def test_one_that_is_not_started_tells_that_it_starts(context, settings_for):

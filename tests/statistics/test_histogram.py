@@ -1,5 +1,6 @@
 """Histograms: what is read from them, and that those of several processes add up."""
 
+import math
 import struct
 import threading
 
