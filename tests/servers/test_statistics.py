@@ -1,5 +1,7 @@
 """What a server tells of itself: what came of the messages of each socket, of its connections, and how it is."""
 
+import time
+
 import gevent
 import gevent.monkey
 import gevent.socket
@@ -290,7 +292,7 @@ def test_how_long_requests_waited_is_known_of_callers_that_say_when_they_sent_th
     obedient, metadata_frame, wait_until
 ):
     _, client, send, now = obedient("rep")
-    long_ago = 1_000_000.0
+    long_ago = time.time() - 1000
     for fields in ({"r": "1"}, {"s": long_ago}, {"s": 4e9}):  # one does not say; the clock of one is ahead
         send("x", metadata_frame(**fields))
         assert client.receive()[-1] == b"x"
@@ -298,7 +300,7 @@ def test_how_long_requests_waited_is_known_of_callers_that_say_when_they_sent_th
     waited = now().wait_time
     assert waited.count == 2
     assert waited.quantile(0) < 1e-6
-    assert waited.quantile(1) > 1e8
+    assert waited.quantile(1) == pytest.approx(1000, rel=0.1)
 
 
 def test_our_own_client_says_when(serve):
@@ -550,7 +552,7 @@ def test_a_thread_may_ask_while_it_starts_and_stops(context, settings_for):
     start_new_thread(ask, ())
     greenlet = gevent.spawn(server.start)
     with gevent.Timeout(PATIENCE):
-        while server.state != "running" or asked[0] < 50:
+        while server.statistics().state != "running" or asked[0] < 50:
             gevent.sleep(0.002)
     server.stop()
     greenlet.get(timeout=PATIENCE)
