@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any, NamedTuple
 
 import gevent
@@ -11,6 +10,7 @@ import msgspec
 
 from ..errors import DployError, ServiceStateError
 from ..transport import Context, Envelope, Problem
+from .finding import runs
 from .protocol import control_endpoint, control_pids, decoded
 
 __all__ = ["Answer", "ask", "ask_one"]
@@ -54,7 +54,7 @@ def ask_one(run_dir: str, verb: str, argument: Any = None, kind: type[Any] = obj
 
 def _pids(run_dir: str) -> list[int]:
     try:
-        return [pid for pid in control_pids(run_dir) if _runs(pid)]
+        return [pid for pid in control_pids(run_dir) if runs(pid)]
     except OSError:
         return []
 
@@ -74,13 +74,3 @@ def _ask(context: Context, run_dir: str, pid: int, verb: str, argument: Any, kin
         return Answer(pid, None, f"no answer within {timeout:g} s")
     except (DployError, msgspec.MsgspecError) as error:
         return Answer(pid, None, str(error))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

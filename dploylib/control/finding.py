@@ -28,6 +28,7 @@ __all__ = [
     "make_base",
     "pointer_to",
     "running_in",
+    "runs",
     "status_file",
     "statuses",
     "write_status",
@@ -75,9 +76,9 @@ def _remove_if_stale(path: str) -> None:
     with contextlib.suppress(OSError):
         named = _named_in(path) if os.path.isdir(path) else []
         if os.path.islink(path):
-            if not os.path.exists(path) or (named and not any(map(_runs, named))):
+            if not os.path.exists(path) or (named and not any(map(runs, named))):
                 os.unlink(path)
-        elif not any(map(_runs, named)) and (named or _was_never_begun(path)) and not _is_locked(path):
+        elif not any(map(runs, named)) and (named or _was_never_begun(path)) and not _is_locked(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -142,7 +143,7 @@ def leaders_in(directory: str) -> list[int]:
 
     Raises `OSError` as above.
     """
-    running = [pid for pid in _named_in(directory) if _runs(pid)]
+    running = [pid for pid in _named_in(directory) if runs(pid)]
     # A process may have the id of one that was killed. The lock is looked at only then: who looks, holds up who starts.
     return running if running and _is_locked(directory) else []
 
@@ -162,7 +163,8 @@ def _named_in(directory: str) -> list[int]:
     return [int(found[1]) for name in os.listdir(directory) if (found := _STATUS.fullmatch(name))]
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """Whether there is a process with this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

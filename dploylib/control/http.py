@@ -53,6 +53,7 @@ class HTTPServer:
             Application(self._source, loopback=is_loopback(self.address[0])),
             spawn=Pool(_CONNECTIONS),
             handler_class=_Connection,
+            environ={"SERVER_NAME": self.address[0]},  # else it asks the DNS, in a thread that outlives the hub's
             log=None,
             error_log=None,
         )

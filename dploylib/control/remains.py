@@ -1,6 +1,7 @@
 """What processes have counted that have ended since: the counts of a service do not go back when a worker is replaced.
 
-A process that ends adds what it has counted to a file in the run directory. One that was killed cannot.
+A process that ends adds what it has counted to a file in the run directory. One that was killed cannot: what it has
+told last is added by the monitor of a daemon.
 """
 
 from __future__ import annotations
@@ -32,9 +33,14 @@ class Remains(msgspec.Struct, kw_only=True):
 
 
 def add_remains(run_dir: str, ended: ProcessStatistics) -> None:
-    """Add what a process has counted that is about to end. Raises `OSError` where that cannot be written."""
+    """Add what a process has counted that is about to end, or was killed, unless that of this process was added before.
+
+    Raises `OSError` where that cannot be written.
+    """
     with _locked(run_dir):
         remains = read_remains(run_dir)
+        if ended.instance in remains.instances:
+            return
         remains.instances = [*remains.instances, ended.instance][-_MOST:]
         remains.servers = at_rest([remains.servers, ended.servers])
         remains.started = min(remains.started or ended.started, ended.started)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import cast
 
 from .. import __version__
 from ..statistics import ProcessStatistics, ServerStatistics, at_rest
 from .asking import Answer, ask
-from .finding import running_in
-from .remains import read_remains
+from .finding import running_in, runs
+from .remains import add_remains, read_remains
 from .source import Health
 
 __all__ = ["SILENT", "Remote"]
@@ -22,11 +23,15 @@ _PATIENCE = 0.5  # seconds for which a process may be silent
 
 
 class Remote:
-    """A `Source` of the service with this run directory. It remembers what processes have counted that were killed."""
+    """A `Source` of the service with this run directory. It remembers what processes have counted that were killed.
 
-    def __init__(self, run_dir: str, name: str) -> None:
+    With `keeps` it adds that to what is left of those that have ended, so that others know it, too.
+    """
+
+    def __init__(self, run_dir: str, name: str, keeps: bool = False) -> None:
         self.name = name
         self.run_dir = run_dir
+        self._keeps = keeps
         self._last: dict[str, ProcessStatistics] = {}  # by instance
 
     def statistics(self) -> list[ProcessStatistics]:
@@ -42,6 +47,10 @@ class Remote:
         killed = [one for one in self._last.values() if one not in here]
         gone = at_rest([remains.servers, *(one.servers for one in killed)])
         started = min(filter(None, [remains.started, *(one.started for one in killed)]), default=0.0)
+        for one in killed if self._keeps else ():
+            if not runs(one.pid):  # else it may be about to add that itself
+                with contextlib.suppress(OSError):  # then it is remembered here
+                    add_remains(self.run_dir, one)
         here.sort(key=lambda one: one.role == "front")  # last, since it is none of the servers
         return [*here, *([self._gone(gone, started)] if gone else [])]
 

@@ -347,7 +347,7 @@ class Worker(base.Worker):
         with (
             on_signals(_STARTING_SIGNALS, lambda number: self._obey(number, stopped)),
             # Shared, with the one that takes its place, and that of a second arbiter.
-            HTTPServer(Remote(self.run_dir, self.cfg.proc_name), listen(self.plan.http, shared=True)),
+            HTTPServer(Remote(self.run_dir, self.cfg.proc_name, keeps=True), listen(self.plan.http, shared=True)),
         ):
             self._state = "ready"
             self._report()

@@ -1,5 +1,6 @@
 """The HTTP side of a service in this process: open with each start whose configuration says where."""
 
+import gc
 import logging
 import re
 
@@ -7,6 +8,7 @@ import gevent
 import gevent.socket
 import pytest
 
+from dploylib.control.http import HTTPServer
 from dploylib.control.http_side import http_side
 from dploylib.control.local import Local
 from dploylib.errors import AddressInUse, EndpointError
@@ -109,3 +111,11 @@ def test_a_start_that_fails_afterwards_leaves_nothing_of_it(service, start, port
     with pytest.raises(ValueError, match="broken"):
         service.start(config_dict={"servers": servers, "monitoring": {"http": 0}})
     assert get(ports()[-1], "/readyz") == 503
+
+
+def test_nothing_of_it_is_kept_in_memory(service, start):
+    start(http=0)
+    service.stop()
+    start(http=None)
+    gc.collect()
+    assert [one for one in gc.get_objects() if isinstance(one, HTTPServer)] == []

@@ -110,6 +110,40 @@ def test_one_that_was_killed_is_remembered_by_who_asked_before(processes, source
     assert ever(Remote(processes.run_dir, "shop"))[0] == 25
 
 
+def test_one_that_was_killed_is_known_to_others_by_the_source_that_keeps_it(processes, monkeypatch):
+    running = {1, 2}
+    monkeypatch.setattr(remote, "runs", running.__contains__)
+    monitor = Remote(processes.run_dir, "shop", keeps=True)
+    processes.count(1, 10)
+    processes.count(2, 20)
+    assert ever(monitor)[0] == 30
+    processes.kill(1)
+    assert ever(monitor)[0] == 30
+    assert read_remains(processes.run_dir).instances == [], "it may be about to add that itself"
+    running.remove(1)
+    for _ in range(3):
+        assert ever(monitor) == (30, 1, 19, 10)
+        assert ever(Remote(processes.run_dir, "shop", keeps=True))[0] == 30
+
+
+def test_what_a_process_has_added_itself_is_not_added_again(tmp_path):
+    one = a_process(sockets={"request": a_socket(received=5)})
+    for _ in range(2):
+        add_remains(str(tmp_path), one)
+    assert read_remains(str(tmp_path)).servers["echo"].sockets["request"].received == 5
+
+
+def test_what_cannot_be_kept_is_remembered(processes, monkeypatch, tmp_path):
+    monkeypatch.setattr(remote, "runs", lambda pid: False)
+    (tmp_path / "ended.lock").mkdir()
+    monitor = Remote(processes.run_dir, "shop", keeps=True)
+    processes.count(1, 10)
+    assert ever(monitor)[0] == 10
+    processes.kill(1)
+    for _ in range(2):
+        assert ever(monitor)[0] == 10
+
+
 def test_killed_and_ended_ones_are_told_together(processes, source):
     for pid in (1, 2, 3):
         processes.count(pid, 10, started=float(pid))
