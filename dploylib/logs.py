@@ -7,6 +7,7 @@ import datetime
 import json
 import logging
 import os
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from .handling import Trace, handled
@@ -29,14 +30,20 @@ class MessageFields(logging.Filter):
     """Says in each record which message is handled where it is logged: it sets the attributes `FIELDS`.
 
     It is added to a handler, `handler.addFilter(MessageFields())`, and lets every record pass. A record has what there
-    is from elsewhere already, by `extra=` or by another process.
+    is from elsewhere already, by `extra=` or by another process. `service` returns what the service of the process is
+    called, for records that are about no message.
     """
+
+    def __init__(self, service: Callable[[], str] = str) -> None:
+        super().__init__()
+        self.service = service
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Set the attributes."""
         has = record.__dict__
         for name, value in zip(FIELDS, _fields(), strict=True):
             has.setdefault(name, value)
+        has["service"] = has["service"] or self.service()
         return True
 
 

@@ -15,15 +15,20 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 """The names of the levels."""
 
 
-def configure(level: str, form: str) -> None:
-    """Log to stderr from this level on, in this form: 'text' or 'json'. Warnings and dying greenlets are logged too."""
+def configure(level: str, form: str) -> MessageFields:
+    """Log to stderr from this level on, in this form: 'text' or 'json'. Warnings and dying greenlets are logged too.
+
+    Returns what says of each record what it is about.
+    """
     from ..services.logs import log_all_by
 
     handler = logging.StreamHandler()
-    handler.addFilter(MessageFields())
+    fields = MessageFields()
+    handler.addFilter(fields)
     handler.setFormatter(formatter(form, colours=may_colour(sys.stderr)))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     log_all_by(handler)
+    return fields
 
 
 def drop_what_cannot_be_written() -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "PROFILE",
     "SECONDS",
     "SECONDS_OR_NONE",
+    "SERVICE_NAME",
     "SIZE",
     "TEXT",
     "Group",
@@ -81,6 +82,18 @@ class _EndpointType(_ParamType):
         if flaw is None and text.startswith("inproc://"):
             flaw = "an inproc endpoint is known within one process only"
         if flaw is not None:
+            self.fail(f"{text!r}: {flaw}", parameter, context)
+        return text
+
+
+class _ServiceName(_ParamType):
+    name = "name"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> str:
+        from ..config.meta import service_name_flaw
+
+        text = TEXT.convert(value, parameter, context)
+        if flaw := service_name_flaw(text):
             self.fail(f"{text!r}: {flaw}", parameter, context)
         return text
 
@@ -160,6 +173,8 @@ _PROFILE_SUFFIXES = (".html", ".json", ".txt")
 _FOREVER = 1e9  # seconds; poll takes milliseconds as an int of the platform
 TEXT = _Text()
 """Text that can be sent."""
+SERVICE_NAME = _ServiceName()
+"""What a service is called."""
 SIZE = _Size()
 """A number of bytes."""
 PROFILE = _ProfileFile()

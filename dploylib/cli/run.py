@@ -14,7 +14,7 @@ from ..targets import Target
 from .exit_codes import ExitCode
 from .failures import reported, tell
 from .logs import LEVELS, configure, drop_what_cannot_be_written, log_failure
-from .parameters import PROFILE, SECONDS_OR_NONE, configuration, service_options
+from .parameters import PROFILE, SECONDS_OR_NONE, SERVICE_NAME, configuration, service_options
 from .profile import profiled
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ log = logging.getLogger(__name__)
 @click.option(
     "-n",
     "--name",
+    type=SERVICE_NAME,
     metavar="NAME",
     show_default="daemon.name, or that of the module",
     help="The name of the service, by which other commands find it.",
@@ -103,7 +104,7 @@ def command(
     arguments = configuration(config, overrides)
     if patch:
         patch_standard_library()
-    configure(log_level, log_format)
+    fields = configure(log_level, log_format)
     with reported(log_failure if log_format == "json" else tell):
         from ..control.http_side import http_side
         from ..control.local import Local
@@ -117,6 +118,7 @@ def command(
             if profile is not None:
                 stack.enter_context(profiled(service, profile))
             service.name, service.default_name = name or service.name, _name_of(target)
+            fields.service = lambda: service.called
             local = Local(service)
             stack.enter_context(http_side(service, local))
             if control:

@@ -15,7 +15,7 @@ from ..errors import MissingPackage
 from ..targets import Target
 from .exit_codes import ExitCode
 from .failures import reported
-from .parameters import SECONDS_OR_NONE, SIZE, configuration, decorated, service_options
+from .parameters import SECONDS_OR_NONE, SERVICE_NAME, SIZE, configuration, decorated, service_options
 
 if TYPE_CHECKING:
     from ..daemon.checking import Command
@@ -83,7 +83,13 @@ _SETTINGS = (
     _Setting("user", ("-u", "--user"), "The user that workers run as.", str, "USER"),
     _Setting("group", ("-g", "--group"), "The group that workers run as.", str, "GROUP"),
     _Setting("umask", ("-m", "--umask"), "The umask of all processes, 0o027 say.", str, "INT"),
-    _Setting("name", ("-n", "--name"), "The name of the processes, as ps shows them.", str, "NAME"),
+    _Setting(
+        "name",
+        ("-n", "--name"),
+        "The name of the service, by which other commands find it, and of its processes.  [dploylib]",
+        SERVICE_NAME,
+        "NAME",
+    ),
     _Setting("run_dir", ("--run-dir",), "The directory for what goes on between the processes.", str, "DIR"),
     _Setting("loglevel", ("--log-level",), "The least important level that is logged.  [info]", _LEVELS),
     _Setting("errorlog", ("--log-file", "--error-logfile"), "The file of the log, - for stderr.  [-]", str, "FILE"),

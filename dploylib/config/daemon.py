@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from .meta import Name, one_of
+from .meta import Name, ServiceName, one_of
 
 __all__ = ["HOOKS", "Alone", "DaemonSettings", "size_of"]
 
@@ -120,7 +120,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     group: Annotated[int | str | None, Meta(description="The group that workers run as.")] = None
     initgroups: Annotated[bool | None, Meta(description="Whether they have the other groups of the user, too.")] = None
     umask: Annotated[int | str | None, Meta(description="The umask of all processes, '0o027' say.")] = None
-    name: Annotated[str | None, Meta(description="The name of the processes, for ps.")] = None
+    name: Annotated[ServiceName | None, Meta(description="The name of the service, and of its processes for ps.")] = (
+        None
+    )
     preload_app: Annotated[bool | None, Meta(description="Whether the module is imported before workers fork.")] = None
     reload: Annotated[bool | None, Meta(description="Whether to reload when code changes, for development.")] = None
     reload_extra_files: Annotated[list[str] | None, Meta(description="Other files that are watched with reload.")] = (

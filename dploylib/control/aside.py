@@ -22,6 +22,7 @@ class Aside(Service):
     def __init__(self, name: str, server_cls: type[Server], endpoints: Mapping[str, str], **attributes: Any) -> None:
         super().__init__(coordinator=ThreadedServerCoordinator())
         self.graceful_timeout = _STOPPING_TIME
+        self.default_name = ""  # what it logs is of the service that it looks after
         self.add_server(name, type(server_cls.__name__, (server_cls,), attributes))
         self._configuration = {
             "servers": {name: {socket: {"uri": uri} for socket, uri in endpoints.items()}},

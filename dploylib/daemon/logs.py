@@ -37,7 +37,7 @@ class Logger(glogging.Logger):
             root.removeHandler(handler)
         root.setLevel(self.loglevel)
         for handler in self.error_log.handlers:
-            handler.addFilter(MessageFields())
+            handler.addFilter(MessageFields(lambda: str(cfg.proc_name)))
             if type(handler) is logging.FileHandler:
                 handler.setFormatter(formatter(cfg.log_format, process=True))
             elif type(handler) is logging.StreamHandler:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import gevent
 
 from ..transport import Socket
+from ..transport.instances import all_instances
 from .stacks import describe_greenlet, live_greenlets
 
 __all__ = [
@@ -77,7 +78,7 @@ def wait_until_empty(find: Callable[[], list[str]]) -> list[str]:
 
 def open_sockets() -> set[Socket]:
     """The sockets of dploylib that were not closed."""
-    return {one for one in gc.get_objects() if issubclass(type(one), Socket) and not one.closed}
+    return {one for one in all_instances(Socket) if not one.closed}
 
 
 def live_threads() -> set[threading.Thread]:

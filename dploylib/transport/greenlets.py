@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import gevent.hub
 from greenlet import greenlet
+
+from .instances import all_instances
 
 __all__ = ["IDLE", "all_greenlets", "is_active", "main_of"]
 
@@ -16,7 +17,7 @@ IDLE = gevent.hub.Hub.run.__code__
 
 def all_greenlets() -> list[Any]:
     """All greenlets that the collector knows: not the main ones of threads, and also those that have ended."""
-    return [one for one in gc.get_objects() if issubclass(type(one), greenlet)]  # isinstance would ask proxies
+    return all_instances(greenlet)
 
 
 def is_active(one: Any) -> bool:

@@ -61,6 +61,16 @@ def test_each_record_says_of_which_message_it_is(start_service):
     }
 
 
+def test_each_record_says_of_which_service_it_is(start_service, dploylib, tmp_path):
+    run_dir = str(tmp_path / "run")
+    service = start_service("--set", "daemon.name=shop", "--run-dir", run_dir)
+    service.endpoint("fail")
+    assert dploylib("loglevel", "--run-dir", run_dir, "debug").returncode == 0
+    told = service.wait_for("the level of the log is debug from now on")
+    assert told["server"] == "control"
+    assert {record.get("service") for record in service.records} == {"shop"}
+
+
 @pytest.mark.parametrize(
     "coordinator", ["GreenletServerCoordinator", "ThreadedServerCoordinator", "ProcessServerCoordinator"]
 )

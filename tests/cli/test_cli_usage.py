@@ -127,3 +127,10 @@ def test_wrong_usage_is_told_with_what_was_expected(arguments, expected):
     assert expected in result.output
     assert result.output.startswith(f"Usage: dploylib {arguments[0]} ")
     assert result.exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["run", "serve"])
+def test_the_name_of_a_service_must_not_steer_terminals(command):
+    done = run(command, "service.py", "-n", "shop\n\x1b[31m")
+    assert done.exit_code == ExitCode.USAGE
+    assert "'shop\\n\\x1b[31m': a name has no control characters" in done.output

@@ -154,6 +154,13 @@ def test_names_of_servers_and_sockets_are_plain(name):
     assert "a name has at least one character" in problem_of({"servers": {"echo": {name: {"uri": URI}}}})
 
 
+def test_the_name_of_a_service_has_no_control_characters():
+    assert "daemon.name: found 'a\\x1b[31m' (string), a name has no control characters" in problem_of(
+        {"servers": {}, "daemon": {"name": "a\x1b[31m"}}
+    )
+    assert Settings({"servers": {}, "daemon": {"name": "the échos"}}).service == "the échos"
+
+
 def test_all_problems_are_reported_at_once():
     data = {"servers": {"a": {"x": {"concurrency": 0}}, "b c": {"y": {"uri": URI, "timeot": 1}}}, "other": 1}
     assert len(problems_of(data)) == 5

@@ -175,8 +175,8 @@ def test_a_test_that_waits_too_long_fails_and_all_greenlets_are_shown_by_name(ru
     result = run(SERVICE + textwrap.dedent(source), "--dploylib-timeout", "0.5", *how)
     result.assert_outcomes(passed=1, failed=1)
     output = result.stdout.str()
-    for name in ("server hangs", "receive hangs.request"):
-        assert f"greenlet '{name}' is at" in output
+    assert "greenlet 'server hangs' is at" in output
+    assert "greenlet 'receive hangs.request', with a message that is " in output
     result.stdout.fnmatch_lines(
         [
             "*client.receive_text()",
@@ -265,7 +265,9 @@ def test_a_handler_that_blocks_the_hub_is_named_and_its_test_fails(run, how):
     """
     result = run(SERVICE + textwrap.dedent(source), "--dploylib-timeout=0.5", *how)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*in greenlet 'receive hangs.request', is at", "*in hang"])
+    result.stdout.fnmatch_lines(
+        ["*in greenlet 'receive hangs.request', with a message that is * s old, is at", "*in hang"]
+    )
     result.stdout.fnmatch_lines(["*TookTooLong: the call*"])
 
 
