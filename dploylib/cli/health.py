@@ -51,5 +51,4 @@ def _health_of(service: Running) -> tuple[bool, list[str]]:
     from ..control.remote import Remote
 
     health = Remote(service.run_dir, service.name).health()
-    why = health.why or ([] if service.is_ready else [f"it says that it is {service.statuses[-1]['state']}"])
-    return service.is_ready and health.ready, why
+    return health.ready, health.why

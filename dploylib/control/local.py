@@ -77,19 +77,19 @@ class Local:
 
     def health(self) -> Health:
         """Whether it runs, all of its servers do, and their hubs, too."""
+        states = {name: server.state for name, server in self.service.statistics().items()}
         why = [] if self.state == "running" else [f"the service is {self.state}"]
-        for name, server in self.service.statistics().items():
-            if self.state == "running" and server.state != "running":
-                why.append(f"server {name} is {server.state}")
-        blocked = self._blocked()
+        if not why:
+            why = [f"server {name} is {state}" for name, state in states.items() if state != "running"]
+        blocked = self._blocked(states)
         return Health(alive=not blocked, ready=not (why or blocked), state=self.state, why=why + blocked)
 
-    def _blocked(self) -> list[str]:
+    def _blocked(self, states: Mapping[str, str]) -> list[str]:
         now = time.monotonic()
         silent = {
             name: now - server.hub_ran_at
             for name, server in self.service.servers.items()
-            if server.hub_ran_at is not None and server.state in ("running", "stopping")
+            if server.hub_ran_at is not None and states.get(name) in ("running", "stopping")
         }
         return [
             f"the hub of server {name} has not run for {seconds:.0f} s"

@@ -73,10 +73,9 @@ class Remote:
         if not leaders:
             return Health(alive=False, ready=False, state="stopped", why=["the service is not running"])
         if any(one.get("mode") == "run" for one in leaders):
-            [answer] = ask(self.run_dir, "HEALTH", kind=Health, timeout=_PATIENCE)[:1] or [_NOBODY]
-            if not answer.error:
-                return cast(Health, answer.value)
-            return Health(alive=True, ready=False, state="running", why=[answer.error])
+            answers = ask(self.run_dir, "HEALTH", kind=Health, timeout=_PATIENCE) or [_NOBODY]
+            said = [_health_of(one) for one in answers]
+            return next((one for one in said if not one.ready), said[0])
         silent = {one["pid"]: time.time() - one["written"] for one in leaders}
         why = [f"the arbiter {pid} has said nothing for {age:.0f} s" for pid, age in silent.items() if age > SILENT]
         states = [one["state"] for one in leaders]
@@ -84,3 +83,10 @@ class Remote:
         if not ready and not why:
             why = [f"the service is {states[-1]}"]
         return Health(alive=True, ready=ready, state="running" if ready else states[-1], why=why)
+
+
+def _health_of(answer: Answer) -> Health:
+    if not answer.error:
+        return cast(Health, answer.value)
+    why = f"process {answer.pid}: {answer.error}" if answer.pid else answer.error
+    return Health(alive=True, ready=False, state="running", why=[why])

@@ -55,8 +55,9 @@ class Snapshot:
             socket["open"] = None if now.connections is None else now.connections.open
             if ever.last_error is not None:
                 socket["last_error"] = {"time": ever.last_error.time, "type": ever.last_error.type}
-        processes = [msgspec.to_builtins(one) | {"hub_delay": one.hub_delay} for one in self.processes]
-        for process in processes:
+        processes = msgspec.to_builtins(self.processes)
+        for process, told in zip(processes, self.processes, strict=True):
+            process["hub_delay"] = msgspec.to_builtins(told.hub_delay)
             del process["servers"]
         return msgspec.json.encode(
             {

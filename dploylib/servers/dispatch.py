@@ -202,7 +202,7 @@ class Dispatcher:
             self._handler = self._announce
         self.handler_time, self.wait_time = Timings(), Timings()
         self._timed = timed
-        self._note_square = self.handler_time.note_square
+        self._note_time = self.handler_time.note
         self._complaints = Complaints(log, server.spawn)
         self._complain = self._complaints.tell
         # What a message goes through; nobody pays for what was not asked for.
@@ -238,8 +238,7 @@ class Dispatcher:
                     self._note_wait(time.time() - metadata.sent_at)
                 began = _now()
                 if self._pass(channel, received) is not _REJECTED:
-                    seconds = _now() - began
-                    self._note_square(seconds * seconds)
+                    self._note_time(_now() - began)
         except gevent.Timeout:
             pass  # of a handler that has returned; all that it can have cut short is a line in the log
         except TransientError as error:  # there was no message after all, as only a PollLoop gets to see it here

@@ -125,7 +125,7 @@ class DployServer:
         return list(self._links[name].uris) if name in self._links else socket.endpoints
 
     @property
-    def state(self) -> str:
+    def _phase(self) -> str:
         """What it is doing: starting, running, stopping, or stopped."""
         return "stopping" if self.stopping and self._state == "running" else self._state
 
@@ -365,7 +365,7 @@ class Server(DployServer):
             found.endpoints = self._endpoints_of(name, socket)
             sockets[name] = found
         hub_delay = self._hub_delay.count()
-        return ServerStatistics(type=type(self).__qualname__, state=self.state, hub_delay=hub_delay, sockets=sockets)
+        return ServerStatistics(type=type(self).__qualname__, state=self._phase, hub_delay=hub_delay, sockets=sockets)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -30,6 +30,9 @@ def a_socket(**counts):
 def a_process(role="worker", pid=10, *, sockets=None, state="running", hub_delay=None, **fields):
     """A process with one server, `echo`."""
     now = time.time()
+    echo = ServerStatistics(
+        type="service.EchoServer", state=state, hub_delay=hub_delay or Histogram(), sockets=sockets or {}
+    )
     return ProcessStatistics(
         **{
             "service": "shop",
@@ -40,11 +43,7 @@ def a_process(role="worker", pid=10, *, sockets=None, state="running", hub_delay
             "state": state,
             "started": now - 60,
             "taken": now,
-            "servers": {
-                "echo": ServerStatistics(
-                    type="service.EchoServer", state=state, sockets=sockets or {}, hub_delay=hub_delay or Histogram()
-                )
-            },
+            "servers": {"echo": echo},
             **fields,
         }
     )

@@ -291,8 +291,11 @@ def test_what_run_runs_says_itself_how_it_is(leads, monkeypatch):
     assert leads(mode="run", state="ready") == said
     monkeypatch.setattr(remote, "ask", lambda *_, **__: [Answer(1, None, "no answer within 0.5 s")])
     assert leads(mode="run", state="ready") == Health(
-        alive=True, ready=False, state="running", why=["no answer within 0.5 s"]
+        alive=True, ready=False, state="running", why=["process 1: no answer within 0.5 s"]
     )
+    good = Health(alive=True, ready=True, state="running")
+    monkeypatch.setattr(remote, "ask", lambda *_, **__: [Answer(1, good, ""), Answer(2, said, "")])
+    assert leads(mode="run", state="ready") == said
     monkeypatch.setattr(remote, "ask", lambda *_, **__: [])
     assert leads(mode="run", state="ready").why == ["nobody can be asked"]
 

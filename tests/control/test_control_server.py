@@ -341,7 +341,7 @@ def test_a_run_directory_that_cannot_be_used_is_logged_and_the_service_runs(leak
     it = Controlled(path)
     with Control(it.subject, it.run_dir):
         it.start()
-        assert it.service.servers["it"].state == "running"
+        assert it.service.statistics()["it"].state == "running"
         assert ask(it.run_dir, "PING") == []
         it.service.stop(0)
     [record] = [one for one in caplog.records if one.levelno >= logging.WARNING]

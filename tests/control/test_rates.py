@@ -19,7 +19,7 @@ def times(**counts):
 
 def process(pid=1, taken=100.0, started=50.0, role="worker", instance=None, cpu=0.0, hub=None, **sockets):
     """The statistics of a process whose server `echo` has these sockets."""
-    servers = {"echo": ServerStatistics(type="Echo", sockets=sockets, hub_delay=hub or Histogram())}
+    servers = {"echo": ServerStatistics(type="Echo", hub_delay=hub or Histogram(), sockets=sockets)}
     return ProcessStatistics(
         service="parrot",
         role=role,
@@ -91,37 +91,12 @@ def test_nothing_has_happened_in_a_process_that_is_silent():
     assert (rates.received, rates.in_flight, rates.handler_time.count) == (0, 10, 0)
 
 
-def gone(taken, **sockets):
-    """What those together tell that have gone."""
-    return process(pid=0, role="gone", taken=taken, started=0.0, **sockets)
-
-
-def test_of_processes_that_have_gone_there_is_what_they_did_since():
-    before = [
-        gone(100.0, request=socket(500)),
-        process(pid=1, request=socket(1000, handler_time=times(ms1=10))),
-        process(pid=2, request=socket(10)),
-    ]
-    now = [
-        gone(102.0, request=socket(1506, handler_time=times(ms1=10, ms50=6))),
-        process(pid=2, taken=102.0, request=socket(20)),
-    ]
-    rates = {one.pid: one for one in socket_rates(before, now)}
-    assert {pid: one.received for pid, one in rates.items()} == {0: 3, 2: 5}
-    assert rates[0].handler_time.counts == times(ms50=6).counts
+def test_processes_that_have_gone_are_no_more():
+    gone = process(pid=0, role="gone", request=socket(1000))
+    before = [process(pid=1, request=socket(1000)), process(pid=2, request=socket(10))]
+    now = [gone, process(pid=2, taken=101.0, request=socket(20))]
+    assert [(one.pid, one.received) for one in socket_rates(before, now)] == [(2, 10)]
     assert [one.pid for one in process_rates(before, now)] == [2]
-
-
-@pytest.mark.parametrize("told", [0, 500, 700])
-def test_of_those_that_had_gone_before_there_is_nothing(told):
-    """Nor is there of one that has gone of which nothing is told: its counts are not to be mistaken for new ones."""
-    before = [gone(100.0, request=socket(500)), process(pid=1, request=socket(200))]
-    after = process(pid=2, taken=102.0, request=socket(0), started=101.0)
-    assert sum(one.received for one in socket_rates(before, [gone(102.0, request=socket(told)), after])) == 0
-
-
-def test_at_the_first_look_those_that_have_gone_say_nothing():
-    assert socket_rates([], [gone(102.0, request=socket(500))]) == []
 
 
 def test_a_socket_that_is_new_counts_from_nothing():

@@ -1,6 +1,7 @@
 """Where the greenlets of a service stand, seen from any thread."""
 
 import contextlib
+import gc
 import re
 
 import gevent
@@ -17,6 +18,12 @@ SLEEP = get_original("time", "sleep")
 ANYWHERE = {"uri": "tcp://127.0.0.1:*"}
 CONFIGURATION = {"servers": {name: {"request": ANYWHERE} for name in ("echo", "other")}}
 SEVERAL = 50
+
+
+@pytest.fixture(autouse=True)
+def _all_known():
+    """What was there before this module is to be found, too: see `_quick_leak_checks`."""
+    gc.unfreeze()
 
 
 class Waiting(Server):

@@ -133,7 +133,7 @@ class Target(Server):
                 if socket.guard is not None
             },
             "counts": {
-                name: {each: getattr(counts, each) for each in counts.__slots__} for name, counts in self.counts.items()
+                name: {each: getattr(counts, each) for each in counts.NUMBERS} for name, counts in self.counts.items()
             },
         }
 

@@ -3,6 +3,8 @@
 `answer` takes the frames of one message through the dispatcher of a socket, as they come from libzmq, without libzmq.
 """
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -58,6 +60,7 @@ class Wire(Sender):
 
 class Quiet:
     name = "echo"
+    settings = SimpleNamespace(service="quiet")
     stopping = False
 
     def spawn(self, *what):

@@ -1,5 +1,7 @@
 """What a server tells of itself: what came of the messages of each socket, of its connections, and how it is."""
 
+import time
+
 import gevent
 import gevent.monkey
 import gevent.socket
@@ -290,7 +292,7 @@ def test_how_long_requests_waited_is_known_of_callers_that_say_when_they_sent_th
     obedient, metadata_frame, wait_until
 ):
     _, client, send, now = obedient("rep")
-    long_ago = 1_000_000.0
+    long_ago = time.time() - 1000
     for fields in ({"r": "1"}, {"s": long_ago}, {"s": 4e9}):  # one does not say; the clock of one is ahead
         send("x", metadata_frame(**fields))
         assert client.receive()[-1] == b"x"
@@ -298,7 +300,7 @@ def test_how_long_requests_waited_is_known_of_callers_that_say_when_they_sent_th
     waited = now().wait_time
     assert waited.count == 2
     assert waited.quantile(0) < 1e-6
-    assert waited.quantile(1) > 1e8
+    assert waited.quantile(1) == pytest.approx(1000, rel=0.1)
 
 
 def test_our_own_client_says_when(serve):
@@ -337,7 +339,7 @@ def served(context, ipc_dir):
         server = OneOfEach("it", settings, None, context)
         running.append((server, gevent.spawn(server.start)))
         with gevent.Timeout(PATIENCE):
-            while server.state == "starting":
+            while server.statistics().state == "starting":
                 gevent.sleep(0.002)
         return server
 
@@ -481,7 +483,7 @@ def test_counting_leaves_nothing_behind(leak_check, peer):
         server = OneOfEach("it", settings.server_settings("it"), None, context)
         greenlet = gevent.spawn(server.start)
         with gevent.Timeout(PATIENCE):
-            while server.state == "starting":
+            while server.statistics().state == "starting":
                 gevent.sleep(0.002)
         with Socket.connect_new("req", server.endpoints["request"][0], context=context) as client:
             client.send_text("x")
@@ -499,17 +501,17 @@ def test_the_state_is_that_of_its_life(serve, wait_until):
 
     class Tells(Server):
         def setup(self):
-            states.append(self.state)
+            states.append(self.statistics().state)
 
         def teardown(self):
-            states.append(self.state)
+            states.append(self.statistics().state)
             go_on.wait()
 
     server = serve(Tells)
-    wait_until(lambda: server.state == "running")
+    wait_until(lambda: server.statistics().state == "running")
     assert server.statistics().state == "running"
     server.stop()
-    assert server.state == "stopping"
+    assert server.statistics().state == "stopping"
     wait_until(lambda: len(states) == 2)
     go_on.set()
     serve.result(server)
@@ -525,7 +527,7 @@ def test_one_that_failed_is_stopped(serve):
     server = serve(Fails)
     with pytest.raises(Exception, match="division"):
         serve.result(server)
-    assert server.state == "stopped"
+    assert server.statistics().state == "stopped"
 
 
 def test_one_that_is_not_started_tells_that_it_starts(context, settings_for):
@@ -550,7 +552,7 @@ def test_a_thread_may_ask_while_it_starts_and_stops(context, settings_for):
     start_new_thread(ask, ())
     greenlet = gevent.spawn(server.start)
     with gevent.Timeout(PATIENCE):
-        while server.state != "running" or asked[0] < 50:
+        while server.statistics().state != "running" or asked[0] < 50:
             gevent.sleep(0.002)
     server.stop()
     greenlet.get(timeout=PATIENCE)

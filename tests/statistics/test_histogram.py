@@ -1,6 +1,7 @@
 """Histograms: what is read from them, and that those of several processes add up."""
 
 import math
+import struct
 import threading
 
 import gevent.monkey
@@ -57,11 +58,16 @@ def test_adding_changes_neither(one, other):
     assert (first.counts, second.counts) == (recorded(one).counts, recorded(other).counts)
 
 
+def single(seconds):
+    """The float of 32 bits that is nearest: as such, durations are noted."""
+    return struct.unpack("f", struct.pack("f", seconds))[0]
+
+
 @computes
 @given(SEVERAL, st.lists(st.integers(-20, 16), min_size=1, max_size=5))
 def test_what_is_below_a_power_of_two_is_known_exactly(seconds, exponents):
     bounds = [2.0**exponent for exponent in exponents]
-    around = [*seconds, *bounds, *(math.nextafter(bound, 0) for bound in bounds)]
+    around = [single(one) for one in (*seconds, *bounds, *(bound * (1 - 2.0**-24) for bound in bounds))]
     assert recorded(around).below(bounds) == [sum(one < bound for one in around) for bound in bounds]
 
 
@@ -102,7 +108,7 @@ def test_an_empty_one_tells_nothing():
 def test_what_took_no_time_or_very_long_is_counted_too():
     made = recorded([0.0, 1e9])
     assert made.count == 2
-    assert made.quantile(0) < 1e-100
+    assert made.quantile(0) < 1e-30
     assert made.quantile(1) == pytest.approx(1e9, rel=WITHIN)
     assert made.mean == 5e8
 
