@@ -114,7 +114,7 @@ def test_a_chain_through_processes_is_one_trace(run, coordinator):
     [asked] = [span for span in of_first if span["kind"] == "SpanKind.CLIENT"]
     assert handled["parent_id"] == asked["context"]["span_id"]
     assert {span["context"]["trace_id"] for span in (*of_first, handled)} == {handled["context"]["trace_id"]}
-    assert handled["resource"]["attributes"]["service.name"] == "dploylib"
+    assert handled["resource"]["attributes"]["service.name"] == "services"
 
 
 def test_the_configuration_says_how_many_and_the_environment_where_to(run):
