@@ -142,7 +142,8 @@ class Context:
         that somebody else made and we wrap, and the one of `instance`, are not terminated, and then nothing waits, but
         for the end of sockets that looked at who connects: libzmq goes on sending for as long as the process runs.
         """
-        for socket in list(self._sockets):
+        # Before their monitors: libzmq waits for ever to tell one that is gone that it is to hear nothing more.
+        for socket in sorted(self._sockets, key=lambda one: one.connection_count is None):
             if self._terminates or not socket.closes_itself:
                 socket.close(linger)
         if self._authenticator is not None and not self._borrows_authenticator:

@@ -131,7 +131,8 @@ class SocketMonitor:
     def close(self) -> None:
         """Hear nothing more."""
         watched = self._watched
-        if watched is not None and not watched.closed and watched.guard is None:  # else it is the monitor of that
+        # Where the socket has a guard, it is the monitor of that; and of one that is gone libzmq would wait for ever.
+        if watched is not None and not (watched.closed or self._socket.closed) and watched.guard is None:
             with contextlib.suppress(zmq.ZMQError):  # the context was terminated
                 watched._zmq_socket.disable_monitor()
         self._socket.close(linger=0)

@@ -6,6 +6,7 @@ import pytest
 
 from dploylib.errors import ReceiveTimeout, SocketClosed
 from dploylib.transport import Context, Link, SocketEvent, SocketMonitor
+from dploylib.transport.monitor import count_connections
 
 pytestmark = pytest.mark.usefixtures("leak_check")
 
@@ -115,3 +116,13 @@ def test_many_monitors_come_and_go(context, watch):
         socket, monitor, _ = watch("tcp://127.0.0.1:1")
         monitor.close()
         socket.close()
+
+
+def test_a_context_may_be_closed_while_connections_are_counted():
+    """In whatever order it knows its sockets: libzmq tells each monitor that it ends, and waits for ever for a reader."""
+    for _ in range(30):
+        with Context.new() as context:
+            for _ in range(3):
+                bound = context.socket("rep")
+                count_connections(bound)
+                bound.bind("tcp://127.0.0.1:*")
