@@ -119,7 +119,7 @@ def test_many_monitors_come_and_go(context, watch):
 
 
 def test_a_context_may_be_closed_while_connections_are_counted():
-    """In whatever order it has them: libzmq tells each monitor that it ends, and waits for ever for one that is gone."""
+    """In whatever order it has them: libzmq tells each monitor that it ends, and waits for ever if it is gone."""
     for _ in range(30):
         with Context.new() as context:
             for _ in range(3):
