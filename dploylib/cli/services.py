@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from ..control.finding import SILENT
 from .exit_codes import ExitCode
 from .parameters import decorated
 
@@ -51,7 +49,9 @@ class Running(NamedTuple):
     @property
     def is_ready(self) -> bool:
         """Whether one of its leaders says so, and has done so of late."""
-        return any(one["state"] in ("ready", "reloading") and one["silent"] < SILENT for one in self.statuses)
+        from ..control.finding import READY, SILENT
+
+        return any(one["state"] in READY and one["silent"] < SILENT for one in self.statuses)
 
     @property
     def statuses_now(self) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ def found_services(name: str | None, pidfile: str | None, run_dir: str | None) -
 
     A process id selects one leader of a service, a name or a run directory all of them.
     """
-    from ..control.finding import statuses
+    from ..control.finding import silence_of, statuses
 
     services: dict[str, Running] = {}
     try:
@@ -131,7 +131,7 @@ def found_services(name: str | None, pidfile: str | None, run_dir: str | None) -
     for status in statuses(run_dir):
         pid, directory = status["pid"], status["run_dir"]
         if wanted in (None, pid) and name in (None, status["name"], str(pid)):
-            status["silent"] = _silent(status)
+            status["silent"] = silence_of(status)
             services.setdefault(directory, Running(status["name"], directory, [])).statuses.append(status)
     return list(services.values())
 
@@ -149,11 +149,6 @@ def none_found(pidfile: str | None, run_dir: str | None) -> None:
         except (OSError, ValueError) as error:
             why = f"no process id in {pidfile}: {getattr(error, 'strerror', None) or error}"
     click.echo(f"no such service is running: {why}", err=True)
-
-
-def _silent(status: dict[str, Any]) -> float:
-    """For how long it has said nothing, though it should have."""
-    return max(0.0, round(time.time() - status["written"], 1)) if status.get("mode") != "run" else 0.0
 
 
 def _pid_in(file: str) -> int:

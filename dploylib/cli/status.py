@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from ..control.finding import SILENT
 from .columns import aligned
 from .exit_codes import ExitCode
 from .services import found_services, none_found, selection
@@ -40,6 +39,8 @@ def command(name: str | None, pidfile: str | None, run_dir: str | None, as_json:
 
 
 def _lines(status: dict[str, Any]) -> list[str]:
+    from ..control.finding import SILENT
+
     up = time.time() - status["started"]
     lines = [f"{status['name']} ({status['pid']}): {status['state']}, up {up:.0f} s, generation {status['generation']}"]
     if status["successor"] is not None:

@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import EndpointError
 
 __all__ = [
+    "READY",
     "SILENT",
     "base_directory",
     "leaders_in",
@@ -30,6 +31,7 @@ __all__ = [
     "pointer_to",
     "running_in",
     "runs",
+    "silence_of",
     "status_file",
     "statuses",
     "write_status",
@@ -37,6 +39,9 @@ __all__ = [
 
 SILENT = 10.0
 """Seconds. An arbiter writes its status every second, and rarely waits for longer than a few."""
+
+READY = ("ready", "reloading")
+"""The states of a leader whose service takes work."""
 
 _LOCK = "lock"
 _MADE = re.compile(r".+-[a-z0-9_]{8}")  # as tempfile.mkdtemp calls it
@@ -150,6 +155,11 @@ def leaders_in(directory: str) -> list[int]:
     running = [pid for pid in _named_in(directory) if runs(pid)]
     # A process may have the id of one that was killed. The lock is looked at only then: who looks, holds up who starts.
     return running if running and _is_locked(directory) else []
+
+
+def silence_of(status: Mapping[str, Any]) -> float:
+    """For how many seconds a leader has said nothing, though it should have: that of `run` says only what changes."""
+    return max(0.0, round(time.time() - status["written"], 1)) if status.get("mode") != "run" else 0.0
 
 
 def statuses(path: str | None = None) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import cast
 from .. import __version__
 from ..statistics import ProcessStatistics, ServerStatistics, at_rest
 from .asking import Answer, ask
-from .finding import SILENT, running_in, runs
+from .finding import READY, SILENT, running_in, runs, silence_of
 from .remains import add_remains, read_remains
 from .source import Health
 
@@ -76,10 +76,10 @@ class Remote:
             answers = ask(self.run_dir, "HEALTH", kind=Health, timeout=_PATIENCE) or [_NOBODY]
             said = [_health_of(one) for one in answers]
             return next((one for one in said if not one.ready), said[0])
-        silent = {one["pid"]: time.time() - one["written"] for one in leaders}
+        silent = {one["pid"]: silence_of(one) for one in leaders}
         why = [f"the arbiter {pid} has said nothing for {age:.0f} s" for pid, age in silent.items() if age > SILENT]
         states = [one["state"] for one in leaders]
-        ready = not why and any(state in ("ready", "reloading") for state in states)
+        ready = not why and any(state in READY for state in states)
         if not ready and not why:
             why = [f"the service is {states[-1]}"]
         return Health(alive=True, ready=ready, state="running" if ready else states[-1], why=why)
