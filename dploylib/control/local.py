@@ -28,6 +28,10 @@ class Running(Protocol):
     state: State
     called: str
 
+    @property
+    def server_states(self) -> Mapping[str, str]:
+        """What each server is doing, by name."""
+
     def statistics(self) -> dict[str, ServerStatistics]:
         """What is known of each server, by name."""
 
@@ -77,7 +81,7 @@ class Local:
 
     def health(self) -> Health:
         """Whether it runs, all of its servers do, and their hubs, too."""
-        states = {name: server.state for name, server in self.service.statistics().items()}
+        states = self.service.server_states
         why = [] if self.state == "running" else [f"the service is {self.state}"]
         if not why:
             why = [f"server {name} is {state}" for name, state in states.items() if state != "running"]

@@ -22,9 +22,9 @@ _MOST = 1000  # instances that are known by name; whoever asked before the first
 
 
 class Remains(msgspec.Struct, kw_only=True):
-    """What processes have counted that have ended. `started` is when the first of them did.
+    """What processes have counted that have ended, and their `instances`, the latest last.
 
-    `instances` are theirs, the latest last.
+    `started` is when the first of them began, in seconds since 1970.
     """
 
     instances: list[str] = []

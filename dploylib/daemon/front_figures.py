@@ -17,6 +17,7 @@ class FrontFigures:
 
     server_classes: Mapping[str, type[Any]] = {}
     servers: Mapping[str, Any] = {}
+    server_states: Mapping[str, str] = {}
     settings: Any = None
     called = "front"
     state = State.RUNNING

@@ -471,6 +471,7 @@ class Server(DployServer):
             gevent.sleep(_COUNTING_INTERVAL)
             self.hub_ran_at = time.monotonic()
             self._hub_delay.note(max(0.0, self.hub_ran_at - began - _COUNTING_INTERVAL))
+            self._hub_delay.count()
             for dispatcher in self._dispatchers.values():
                 dispatcher.count_times()
 

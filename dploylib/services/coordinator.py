@@ -69,13 +69,21 @@ class ServerRun:
         self.told: ServerStatistics | None = None
         self.before: ServerStatistics | None = None
 
+    @property
+    def state(self) -> str:
+        """What the server is doing: starting, running, stopping or stopped."""
+        if self.ended.is_set():
+            return "stopped"
+        if self.server is not None:
+            return self.server._phase
+        return "starting" if self.told is None else self.told.state
+
     def statistics(self) -> ServerStatistics:
         """What this run of the server and those before it have counted."""
         now = self.told if self.server is None else self.server.statistics()
         if now is None:
-            now = ServerStatistics(type=self.server_cls.__qualname__, state="starting")
-        if self.ended.is_set():
-            now.state = "stopped"
+            now = ServerStatistics(type=self.server_cls.__qualname__)
+        now.state = self.state
         return now if self.before is None else together([{"": now}, {"": self.before}])[""]
 
     def serve(self, context: Context) -> BaseException | None:
@@ -224,6 +232,11 @@ class ServerCoordinator:
     def restarts(self) -> dict[str, int]:
         """How often each server was started again, by name."""
         return {name: restarts.total for name, restarts in self._restarts.items()}
+
+    @property
+    def states(self) -> dict[str, str]:
+        """What each server is doing, by name. Any thread may ask."""
+        return {name: run.state for name, run in self._runs.copy().items()}
 
     def statistics(self) -> dict[str, ServerStatistics]:
         """What is known of each server at this moment, by name. Any thread may ask.

@@ -166,6 +166,11 @@ class Service:
         """How often each server was started again since the last start of the service, by name."""
         return self._coordinator.restarts
 
+    @property
+    def server_states(self) -> dict[str, str]:
+        """What each server is doing, by name: starting, running, stopping or stopped. Any thread may ask."""
+        return self._coordinator.states
+
     def statistics(self) -> dict[str, ServerStatistics]:
         """What the servers of the last start have counted until now, by name. Any thread may ask."""
         return self._coordinator.statistics()
